@@ -1,0 +1,91 @@
+"""The paper's dimensions and schedules (Qi et al., CVPR 2018), at 256x512.
+
+Command:   python train.py --config=configs/cityscapes.py --workdir=runs/cityscapes \
+               --config.data.root=FOLDER
+Hardware:  one GPU with 24 GiB, or several with a larger batch
+Time:      days; not run here: its parameters are held against the paper's by the tests
+Expected:  the paper's figures need its VGG-19: `--config.features.weights=FILE`
+
+The dataset is a `folder` of photos/ and layouts/ in the 19 training classes.
+"""
+
+from ml_collections import ConfigDict
+
+STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
+PHOTOS = 2975  # Cityscapes, finely annotated, train
+SEGMENTS_A_PHOTO = 10  # the paper's transformer batch: one photo's segments
+TRUNK = dict(widths=(64, 128, 256, 512, 512), convs=(2, 2, 3, 3, 3))
+
+
+def train(epochs: int, epoch_steps: int, batch_size: int, learning_rate: float, **other) -> dict:
+    """Adam at a constant rate, unless `other` says so."""
+    return dict(
+        steps=epochs * epoch_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule="constant",
+        warmup_steps=0,
+        growth_epochs=epochs,
+        final_rate=0.0,
+        ema_decay=0.999,
+        clip_norm=0.0,
+        log_every=100,
+        save_every=2000,
+        sheet_every=10000,
+    ) | other
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            seed=0,
+            stages=STAGES,
+            data=dict(name="folder", root="", val_frac=0.1),
+            bank=dict(
+                image_size=(256, 512),
+                grid=(64, 128),
+                max_segments=128,
+                min_area_frac=0.0002,
+                donors=8,
+                near_frames=0,
+            ),
+            canvas=dict(
+                adherence="segment",
+                inner_band_frac=0.0175,  # a band of 0.035 h, half of it on each side
+                inner_share=0.5,
+                outer_band_frac=0.04,  # of 0.08 h
+                outer_share=1.0,
+            ),
+            simulation=dict(transfer_share=0.2, missing_share=0.1, empty_share=0.05),
+            pipeline=dict(candidates=10, max_pairs=128, chunk=8),
+            features=dict(
+                weights="",
+                width_multiplier=1.0,
+                train=train(100, PHOTOS // 8, 8, 1e-4),
+            ),
+            transformer=dict(
+                net=dict(**TRUNK, box_size=None),
+                disturbance=dict(max_scale=1.1, max_shift_frac=0.031, max_rotation_deg=2.5),
+                train=train(100, PHOTOS, SEGMENTS_A_PHOTO, 1e-5),
+            ),
+            ordering=dict(
+                net=dict(**TRUNK, hidden=1024, dropout=0.5, box_size=None),
+                train=train(100, PHOTOS, 10, 1e-5, schedule="growth"),
+            ),
+            densifier=dict(
+                net=dict(widths=(256, 256, 256, 256, 128, 128, 64)),
+                train=train(100, PHOTOS, 1, 1e-4),
+            ),
+            synthesis=dict(
+                net=dict(
+                    encoder_widths=(64, 128, 256, 512, 512, 512),
+                    encoder_convs=(2, 2, 3, 3, 3, 3),
+                    decoder_widths=(512, 512, 512, 512, 512, 256, 256),
+                ),
+                segmentation_weight=10.0,
+                train=train(
+                    800, PHOTOS, 1, 1e-3, schedule="growth", growth_epochs=112, final_rate=1e-4
+                ),
+            ),
+        )
+    )

@@ -1,0 +1,83 @@
+"""A first look: every network, small, on procedural street scenes.
+
+Command:   make demo
+Hardware:  two CPU cores, 3 GiB
+Time:      about 7 minutes
+Expected:  runs/quickstart/report.json as in README.md, "First result";
+           runs/quickstart/sheet.png with layout | canvas | photo | real
+"""
+
+from ml_collections import ConfigDict
+
+STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
+
+
+def train(steps: int, batch_size: int, learning_rate: float) -> dict:
+    """A short schedule: linear warmup, cosine to zero."""
+    return dict(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup_steps=steps // 20,
+        growth_epochs=0,
+        final_rate=0.0,
+        ema_decay=0.99,
+        clip_norm=1.0,
+        log_every=10,
+        save_every=100,
+        sheet_every=steps,
+    )
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            seed=0,
+            stages=STAGES,
+            data=dict(name="scenes", image_size=(96, 128), num_train=192, num_val=32, seed=0),
+            bank=dict(
+                image_size=(96, 128),
+                grid=(48, 64),
+                max_segments=48,
+                min_area_frac=0.001,
+                donors=4,
+                near_frames=0,
+            ),
+            canvas=dict(
+                adherence="layout",
+                inner_band_frac=0.02,
+                inner_share=0.5,
+                outer_band_frac=0.02,
+                outer_share=0.5,
+            ),
+            simulation=dict(transfer_share=0.8, missing_share=0.1, empty_share=0.1),
+            pipeline=dict(candidates=8, max_pairs=64, chunk=16),
+            features=dict(weights="", width_multiplier=0.25, train=train(300, 8, 1e-3)),
+            transformer=dict(
+                net=dict(widths=(16, 32, 64, 64), convs=(1, 1, 1, 1), box_size=(32, 64)),
+                disturbance=dict(max_scale=1.2, max_shift_frac=0.1, max_rotation_deg=5.0),
+                train=train(500, 32, 2e-3),
+            ),
+            ordering=dict(
+                net=dict(
+                    widths=(16, 32, 64, 64),
+                    convs=(1, 1, 1, 1),
+                    hidden=128,
+                    dropout=0.5,
+                    box_size=(32, 64),
+                ),
+                train=train(400, 32, 2e-3),
+            ),
+            densifier=dict(net=dict(widths=(64, 64, 48, 32, 24)), train=train(300, 8, 2e-3)),
+            synthesis=dict(
+                net=dict(
+                    encoder_widths=(24, 32, 48, 64),
+                    encoder_convs=(1, 1, 1, 1),
+                    decoder_widths=(64, 64, 64, 48, 32),
+                ),
+                segmentation_weight=0.1,
+                train=train(500, 4, 2e-3),
+            ),
+        )
+    )

@@ -1,0 +1,29 @@
+"""Semi-parametric image synthesis (SIMS, Qi et al., CVPR 2018) in JAX.
+
+    model = sims_jax.load("runs/camvid")
+    result = model.synthesize(layout)
+
+What is exported here is imported when it is first used, so that reading data touches no accelerator.
+"""
+
+import importlib
+
+_HOME = {
+    "InputError": "errors",
+    "Model": "model",
+    "Result": "model",
+    "Source": "model",
+    "load": "model",
+    "gather": "pipeline",
+    "match": "pipeline",
+    "render": "pipeline",
+    "synthesize": "pipeline",
+}
+__all__ = sorted(_HOME)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'sims_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sims_jax.{_HOME[name]}"), name)

@@ -1,0 +1,126 @@
+"""Composition: segments pasted back to front, and elision along their boundaries.
+
+Source: SIMS, Sec. 5 and 6. Elision takes away what a paste cannot get right: the seam (inner band)
+and the ground around a thing, where its shadow falls (outer band). Composed and simulated canvases
+go through the same `elide`, so that the synthesis network meets what it was trained on.
+
+Differs: the bands end at half a segment's depth, or thin things would vanish, and nothing is elided
+along the frame; elided pixels count as absent in the mask (they stay white).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from sims_jax.errors import InputError
+from sims_jax.labels import LabelSpace
+from sims_jax.ops.morphology import dilate, distance_to_change
+from sims_jax.types import Canvas, Segments
+
+ADHERENCES = ("segment", "layout")
+
+
+@dataclasses.dataclass(frozen=True)
+class CanvasConfig:
+    """How segments become a canvas.
+
+    Args:
+      adherence: "segment": they keep their own silhouettes and the layout follows them (the paper);
+        "layout": each is clipped to its component and the layout stays as given.
+      inner_band_frac: width of the inner band on each side of a boundary, over the frame's height.
+      inner_share: share of its pixels that is elided.
+      outer_band_frac: width of the band on the ground around things, over the frame's height.
+      outer_share: share of its pixels that is elided.
+    """
+
+    adherence: str
+    inner_band_frac: float
+    inner_share: float
+    outer_band_frac: float
+    outer_share: float
+
+    def __post_init__(self):
+        if self.adherence not in ADHERENCES:
+            raise InputError(
+                f"config.canvas.adherence: found {self.adherence!r}, expected one of {ADHERENCES}"
+            )
+
+
+def paste(
+    rgb: Float[Array, "N H W 3"],
+    mask: Bool[Array, "N H W"],
+    rank: Int[Array, "N"],
+    segments: Segments,
+    layout: UInt8[Array, "H W"],
+    adherence: str,
+) -> Canvas:
+    """Pastes warped segments back to front; differentiable in `rgb`.
+
+    Args:
+      rgb: warped photos.   mask: warped cuts, False for segments that are not used.
+      rank: 0 farthest back, all different.
+      segments: the layout's components.
+      adherence: see `CanvasConfig`.
+    """
+    if adherence == "layout":
+        index = jnp.arange(mask.shape[0], dtype=segments.component.dtype)
+        mask = mask & (segments.component == index[:, None, None])
+    height = jnp.where(mask, rank[:, None, None] + 1, 0)
+    present = height.max(axis=0) > 0
+    top = jnp.argmax(height, axis=0).astype(jnp.int32)
+    pasted = jnp.take_along_axis(rgb, top[None, :, :, None], axis=0)[0]
+    if adherence == "segment":
+        layout = jnp.where(present, segments.class_id[top].astype(layout.dtype), layout)
+    return Canvas(
+        rgb=jnp.where(present[..., None], pasted, jnp.zeros_like(pasted)),
+        mask=present.astype(jnp.float32),
+        source=jnp.where(present, top, -1),
+        layout=layout,
+    )
+
+
+def elide(
+    key: Key[Array, ""], canvas: Canvas, config: CanvasConfig, labels: LabelSpace
+) -> Canvas:
+    """Takes a random share of the pixels of the inner and the outer bands from a canvas."""
+    height_px = canvas.source.shape[0]
+    inner_key, outer_key = jax.random.split(key)
+    inner = _inner_band(canvas.source, round(config.inner_band_frac * height_px))
+    outer = _outer_band(canvas.layout, labels, round(config.outer_band_frac * height_px))
+    shape = canvas.source.shape
+    elided = inner & jax.random.bernoulli(inner_key, config.inner_share, shape)
+    elided |= outer & jax.random.bernoulli(outer_key, config.outer_share, shape)
+    elided &= canvas.source >= 0
+    return canvas.replace(
+        rgb=jnp.where(elided[..., None], jnp.ones_like(canvas.rgb), canvas.rgb),
+        mask=jnp.where(elided, jnp.zeros_like(canvas.mask), canvas.mask),
+    )
+
+
+def _inner_band(source: Int[Array, "H W"], width_px: int) -> Bool[Array, "H W"]:
+    """Pixels nearer than `width_px`, and than half the segment's depth, to another segment."""
+    if width_px == 0:
+        return jnp.zeros(source.shape, dtype=bool)
+    distance_px = distance_to_change(source, 2 * width_px)  # 1 at the boundary
+    # The depth need not be known beyond twice the band: half of it is then the full band already.
+    depth_px = jax.ops.segment_max(distance_px.ravel(), source.ravel() + 1, source.size + 1)
+    limit_px = jnp.minimum(width_px, depth_px[source + 1] // 2)
+    return distance_px <= limit_px
+
+
+def _outer_band(
+    layout: UInt8[Array, "H W"], labels: LabelSpace, width_px: int
+) -> Bool[Array, "H W"]:
+    """Ground within `width_px` of a thing."""
+    if width_px == 0:
+        return jnp.zeros(layout.shape, dtype=bool)
+    ground = _is_one_of(layout, labels.ids(labels.planar))
+    void = layout >= labels.num_classes
+    thing = ~(ground | void | _is_one_of(layout, labels.ids(labels.context)))
+    return ground & dilate(thing, width_px)
+
+
+def _is_one_of(layout: UInt8[Array, "H W"], ids: tuple[int, ...]) -> Bool[Array, "H W"]:
+    return jnp.isin(layout, jnp.asarray(ids, dtype=layout.dtype))

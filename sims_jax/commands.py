@@ -1,0 +1,183 @@
+"""The commands: flags in, one call, and errors as one line."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from sims_jax.errors import InputError
+
+INPUT_ERROR_STATUS = 2
+PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
+SHEET_PICTURE_PX = 240  # width of a picture on a sheet
+SHEET_COLUMNS = 3  # layouts side by side on a sheet
+
+
+def train_command() -> None:
+    """`train.py` and `sims-train`."""
+    from absl import app, flags
+    from ml_collections import config_flags
+
+    config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+    def main(argv: list[str]) -> None:
+        _refuse_arguments(argv)
+        exit_with_one_line(lambda: _train(config.value, pathlib.Path(workdir.value)))
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(_find_presets(argv))
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            _fail(" ".join(str(error).split()))
+
+    app.run(main, flags_parser=parse)
+
+
+def _train(config, workdir: pathlib.Path) -> None:
+    from sims_jax.training.run import Run
+
+    report = Run(config, workdir).run()
+    if report is not None:
+        print(json.dumps(report, indent=2))
+        print(f"report: {workdir / 'report.json'}\nsheet: {workdir / 'sheet.png'}")
+
+
+def _refuse_arguments(argv: list[str]) -> None:
+    if len(argv) > 1:
+        _fail(f"found the argument {argv[1]!r}, expected flags only: --config and --workdir")
+
+
+def _find_presets(argv: list[str]) -> list[str]:
+    """Lets `--config=camvid:small` name a config that the package brings."""
+
+    def find(argument: str) -> str:
+        name = argument.removeprefix("--config=")
+        if name == argument or ".py" in name:
+            return argument
+        preset, colon, rest = name.partition(":")
+        path = PACKAGED_CONFIGS / f"{preset}.py"
+        return f"--config={path}{colon}{rest}" if path.exists() else argument
+
+    return [find(argument) for argument in argv]
+
+
+def synthesize_command() -> None:
+    """`synthesize.py` and `sims-synthesize`."""
+    parser = argparse.ArgumentParser(
+        prog="synthesize", description="Makes photos of semantic layouts with a trained model."
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="what train.py left")
+    parser.add_argument(
+        "--layout", required=True, type=pathlib.Path, help="a PNG of class ids, or a folder of them"
+    )
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the photos")
+    parser.add_argument("--coarse", action="store_true", help="make the layouts dense first")
+    parser.add_argument(
+        "--instances", type=pathlib.Path, help="PNG of instance ids, or a folder of them"
+    )
+    parser.add_argument(
+        "--candidate", type=int, default=0, metavar="K", help="0: best match, 1: second best, ..."
+    )
+    parser.add_argument(
+        "--adherence",
+        choices=("segment", "layout"),
+        help="segment: segments keep their silhouettes; layout: the photo follows the layout",
+    )
+    parser.add_argument(
+        "--sheet", action="store_true", help="also a contact sheet: layout | canvas | photo"
+    )
+    arguments = parser.parse_args()
+    exit_with_one_line(lambda: _synthesize(arguments))
+
+
+def _synthesize(arguments: argparse.Namespace) -> None:
+    import sims_jax
+    from sims_jax.images import read_instances
+    from sims_jax.labels import colorize, read_layout
+    from sims_jax.ops.sheet import contact_sheet, write_picture
+    from sims_jax.progress import progress
+
+    paths = _pngs(arguments.layout)
+    model = sims_jax.load(arguments.workdir)
+    # All files are read before the first photo is made: a bad one stops the whole, not the half.
+    layouts = [read_layout(path, model.labels) for path in paths]
+    instances = [None] * len(paths)
+    if arguments.instances:
+        files = _partners(paths, arguments.instances)
+        instances = [read_instances(path) for path in files]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sources, pictures = {}, []
+    with progress("synthesize", len(paths)) as bar:
+        for path, layout, instance in zip(paths, layouts, instances, strict=True):
+            result = model.synthesize(
+                layout,
+                candidate=arguments.candidate,
+                adherence=arguments.adherence,
+                instances=instance,
+                coarse=arguments.coarse,
+            )
+            write_picture(arguments.out / path.name, result.photo)
+            sources[path.name] = [_to_json(source) for source in result.segments]
+            pictures.append([colorize(layout, model.labels), result.canvas, result.photo])
+            bar.update()
+    (arguments.out / "sources.json").write_text(json.dumps(sources, indent=1) + "\n")
+    print(f"{len(paths)} photos and sources.json: {arguments.out}")
+    if arguments.sheet:
+        rows = [[_shrink(picture) for picture in row] for row in pictures]
+        merged = [sum(rows[i : i + SHEET_COLUMNS], []) for i in range(0, len(rows), SHEET_COLUMNS)]
+        write_picture(arguments.out / "sheet.png", contact_sheet(merged))
+        print(f"sheet: {arguments.out / 'sheet.png'}")
+
+
+def _pngs(path: pathlib.Path) -> list[pathlib.Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
+    if not found:
+        raise InputError(f"{path}: found no PNG, expected layouts; check --layout")
+    return found
+
+
+def _partners(paths: list[pathlib.Path], instances: pathlib.Path) -> list[pathlib.Path]:
+    if not instances.is_dir() and len(paths) == 1:
+        return [instances]
+    missing = [path.name for path in paths if not (instances / path.name).exists()]
+    if missing:
+        raise InputError(
+            f"{instances / missing[0]}: not found, expected the instance ids of {missing[0]} "
+            f"({len(missing)} of {len(paths)} are missing); add them"
+        )
+    return [instances / path.name for path in paths]
+
+
+def _to_json(source) -> dict:
+    return dataclasses.asdict(source) | {"affine": source.affine.tolist()}
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    from sims_jax.ops.sheet import to_uint8
+
+    height, width = picture.shape[:2]
+    size = (SHEET_PICTURE_PX, round(SHEET_PICTURE_PX * height / width))
+    return np.asarray(Image.fromarray(to_uint8(picture)).resize(size, Image.Resampling.LANCZOS))
+
+
+def exit_with_one_line(do: Callable[[], None]) -> None:
+    """Runs a command; what the user did wrong becomes one line and status 2."""
+    try:
+        do()
+    except InputError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(INPUT_ERROR_STATUS)

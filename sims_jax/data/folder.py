@@ -1,0 +1,188 @@
+"""The user's own data: root/photos/*.jpg|png, root/layouts/*.png and root/labels.json.
+
+A photo and its layout have the same name. Optional: root/instances/*.png (instance ids, 8 or 16
+bits, 0 for none) for every photo, and root/split.json, {"train": [names], "val": [names]}.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+from sims_jax.data.pairs import Pair, PairBuilder, make_pair_config, pair_files, parse_frame
+from sims_jax.errors import InputError
+from sims_jax.images import read_bytes
+from sims_jax.labels import LabelSpace
+
+_GROUPS = ("thin", "planar", "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+    """Where the data lies and how it is split.
+
+    Args:
+      root: folder that holds photos, layouts and labels.json.
+      val_frac: share of the photos that become `val` where there is no split.json; by a hash of
+        the name, so that photos added later move no other photo.
+      video_frames: names are VIDEO_FRAME; a video's photos then stay in one split, and count as
+        near-copies of each other.
+    """
+
+    root: str
+    val_frac: float = 0.1
+    video_frames: bool = False
+
+
+class Folder(PairBuilder):
+    """A folder of photos and layouts."""
+
+    LICENCE = "the user's own data"
+
+    @classmethod
+    def from_config(cls, config: FolderConfig, cache_dir: str) -> "Folder":
+        """The builder of the files that are there now.
+
+        Raises:
+          InputError: a folder, a partner or labels.json is missing or wrong.
+        """
+        root = pathlib.Path(config.root).expanduser()
+        labels = label_space_from_json(root / "labels.json")
+        return cls(config=make_pair_config(config, labels, list_folder(config)), data_dir=cache_dir)
+
+
+def list_folder(config: FolderConfig) -> dict[str, tuple[Pair, ...]]:
+    """The pairs by split: train and, unless `val_frac` is 0, val."""
+    if not 0 <= config.val_frac < 1:
+        raise InputError(f"val_frac: found {config.val_frac}, expected 0 or more and less than 1")
+    root = pathlib.Path(config.root).expanduser()
+    files = pair_files(root / "photos", root / "layouts")
+    has_instances = (root / "instances").exists()
+    instances = pair_files(root / "photos", root / "instances") if has_instances else {}
+    pairs = {}
+    for stem, (photo, layout) in files.items():
+        video, frame = parse_frame(photo) if config.video_frames else (stem, 0)
+        pairs[stem] = Pair(stem, photo, layout, video, frame, instances.get(stem, (None, None))[1])
+    if (root / "split.json").exists():
+        return _split_by_file(root / "split.json", pairs)
+    return _split_by_hash(root, tuple(pairs.values()), config.val_frac)
+
+
+def label_space_from_json(path: str | pathlib.Path) -> LabelSpace:
+    """Reads a label space from a JSON file.
+
+    {"classes": [{"name": "road", "color": [128, 64, 128], "planar": true}, ...],
+     "void_ids": [...], "name": "..."}; a class may also be "thin" or "context". A class's id is
+    its position. "void_ids" and "name" may be left out.
+
+    Raises:
+      InputError: the file is missing, is not JSON or does not have this form.
+    """
+    path = pathlib.Path(path)
+    content = _read_json(path)
+    try:
+        _check_keys(content, {"classes"}, {"void_ids", "name"})
+        entries, void_ids = content["classes"], content.get("void_ids", [])
+        if not isinstance(entries, list):
+            raise InputError('found no list under "classes", expected one')
+        for number, entry in enumerate(entries):
+            _check_class(number, entry)
+        if not isinstance(void_ids, list) or not all(type(i) is int for i in void_ids):
+            raise InputError(f'found "void_ids" {void_ids}, expected a list of whole numbers')
+        groups = {g: tuple(e["name"] for e in entries if e.get(g, False)) for g in _GROUPS}
+        return LabelSpace(
+            name=str(content.get("name", path.resolve().parent.name)),
+            classes=tuple(entry["name"] for entry in entries),
+            palette=tuple(tuple(entry["color"]) for entry in entries),
+            void_ids=tuple(void_ids),
+            **groups,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        content = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(f"{path}: found no valid JSON ({error}); correct it there") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found no JSON object, expected {{...}}; correct it")
+    return content
+
+
+def _check_keys(content: dict, required: set[str], optional: set[str]) -> None:
+    if missing := sorted(required - content.keys()):
+        raise InputError(f"found no key {', '.join(missing)}, expected it; add it")
+    if unknown := sorted(content.keys() - required - optional):
+        known = ", ".join(sorted(required | optional))
+        raise InputError(f"found key {', '.join(unknown)}, expected {known}; correct or remove it")
+
+
+def _check_class(number: int, entry: object) -> None:
+    where = f"class {number}"
+    if not isinstance(entry, dict):
+        raise InputError(f'{where}: found {entry}, expected {{"name": ..., "color": [r, g, b]}}')
+    try:
+        _check_keys(entry, {"name", "color"}, set(_GROUPS))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    name, color = entry["name"], entry["color"]
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{where}: found name {name!r}, expected text")
+    if not (isinstance(color, list) and len(color) == 3 and all(type(v) is int for v in color)):
+        raise InputError(f"{where} ({name}): found color {color}, expected [r, g, b]")
+    for group in _GROUPS:
+        if type(entry.get(group, False)) is not bool:
+            raise InputError(
+                f"{where} ({name}): found {group} {entry[group]}, expected true or false"
+            )
+
+
+def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair]) -> dict[str, tuple[Pair, ...]]:
+    splits = _read_json(path)
+    if "train" not in splits or not all(
+        isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+        for names in splits.values()
+    ):
+        raise InputError(
+            f'{path}: expected {{"train": [names], "val": [names]}} without empty lists; correct it'
+        )
+    listed = collections.Counter(name for names in splits.values() for name in names)
+    wrong = {
+        "names without a photo": [name for name in listed if name not in pairs],
+        "photos it does not list": [name for name in pairs if name not in listed],
+        "names listed twice": [name for name, count in listed.items() if count > 1],
+    }
+    for what, names in wrong.items():
+        if names:
+            raise InputError(
+                f"{path}: found {len(names)} {what} (first: {names[0]}), expected every photo's "
+                "name without suffix once; correct the list"
+            )
+    return {split: tuple(pairs[name] for name in sorted(splits[split])) for split in splits}
+
+
+def _split_by_hash(
+    root: pathlib.Path, pairs: tuple[Pair, ...], val_frac: float
+) -> dict[str, tuple[Pair, ...]]:
+    """Videos whose hash falls below `val_frac` are `val`; the smallest hash always is."""
+    if val_frac == 0:
+        return {"train": pairs}
+    hashes = {pair.video: _hash_to_unit(pair.video) for pair in pairs}
+    bound = max(val_frac, min(hashes.values()))
+    chosen = {video for video, value in hashes.items() if value <= bound}
+    if len(chosen) == len(hashes):
+        raise InputError(
+            f"{root / 'photos'}: found {len(hashes)} photos or videos, which leaves none to train "
+            f"on with val_frac {val_frac}; add photos, or set val_frac to 0"
+        )
+    return {
+        "train": tuple(pair for pair in pairs if pair.video not in chosen),
+        "val": tuple(pair for pair in pairs if pair.video in chosen),
+    }
+
+
+def _hash_to_unit(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

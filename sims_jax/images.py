@@ -1,0 +1,117 @@
+"""Image files in: photos and instance maps, and what every reader of a PNG needs.
+
+Every way in which a file can be unusable ends in an InputError that names the file.
+"""
+
+import io
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8, UInt16
+from PIL import Image, ImageOps
+
+from sims_jax.errors import InputError
+
+Path = str | pathlib.Path
+
+# What Pillow raises for damaged, foreign or oversized files.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_IHDR = struct.Struct(">8xI4sIIBB")  # length, name, width, height, bit depth, colour type
+_PNG_COLOR_TYPES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+
+
+def read_photo(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads a PNG or JPEG photo, upright as its EXIF orientation says; grey becomes RGB.
+
+    Raises:
+      InputError: the file cannot be read or is neither RGB nor 8-bit grey.
+    """
+    return decode_photo(read_bytes(path), path)
+
+
+def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """`read_photo` of a file's content; `where` names it in messages."""
+    image = decode_image(where, data, "a PNG or JPEG photo")
+    if image.mode not in ("RGB", "L") or "transparency" in image.info:
+        raise InputError(
+            f"{where}: found a photo of mode {image.mode}"
+            f"{' with transparency' if 'transparency' in image.info else ''}, "
+            "expected RGB or 8-bit grey; convert it to RGB"
+        )
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_instances(path: Path) -> UInt16[np.ndarray, "H W"]:
+    """Reads a greyscale PNG of 8 or 16 bits as instance ids; 0 is no instance.
+
+    Raises:
+      InputError: the file cannot be read or is of another kind.
+    """
+    data = read_bytes(path)
+    mode, depth = read_png_header(path, data, "a PNG instance map")
+    if mode != "L" or depth not in (8, 16):
+        raise InputError(
+            f"{path}: found a PNG of mode {mode} with {depth} bits, expected instance ids as "
+            "greyscale of 8 or 16 bits; convert it"
+        )
+    return np.asarray(decode_image(path, data, "a PNG instance map")).astype(np.uint16)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that must not be empty."""
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    if not data:
+        raise InputError(f"{path}: found an empty file (0 bytes); restore it from its source")
+    return data
+
+
+def decode_image(where: Path, data: bytes, expected: str) -> Image.Image:
+    """The decoded image; PNG checksums are verified first, which decoding alone does not do."""
+    advice = f"expected {expected}; replace the file"
+    try:
+        if _is_png(data):
+            Image.open(io.BytesIO(data)).verify()
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise InputError(f"{where}: found {image.width}x{image.height} pixels, {advice}")
+        image.load()
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{where}: found no readable image, {advice}") from error
+    except _DECODE_ERRORS as error:
+        raise InputError(f"{where}: found an unusable image ({error}), {advice}") from error
+    return image
+
+
+def _is_png(data: bytes) -> bool:
+    return data.startswith(_PNG_SIGNATURE)
+
+
+def read_png_header(path: Path, data: bytes, expected: str) -> tuple[str, int]:
+    """Mode and bit depth as stored; Pillow rescales 2 and 4 bit grey and cuts 16 bit RGB."""
+    if not _is_png(data):
+        found = "a JPEG" if data.startswith(b"\xff\xd8") else "no PNG"
+        why = " (JPEG compression changes ids)" if found == "a JPEG" else ""
+        raise InputError(
+            f"{path}: found {found}, expected {expected}{why}; export it as PNG from its source"
+        )
+    if len(data) < _PNG_IHDR.size:
+        raise InputError(f"{path}: found a truncated PNG, expected {expected}; replace the file")
+    *_, depth, color_type = _PNG_IHDR.unpack_from(data)
+    return _PNG_COLOR_TYPES.get(color_type, f"colour type {color_type}"), depth

@@ -1,0 +1,50 @@
+"""How well a segmentation agrees with the labels: from one confusion matrix, summed over images."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Integer
+
+from sims_jax.labels import VOID
+
+
+def confusion_matrix(
+    prediction: Integer[Array, "*B H W"], labels: Integer[Array, "*B H W"], num_classes: int
+) -> Int[Array, "classes channels"]:
+    """Pixels by (label, prediction); void labels are not counted.
+
+    Args:
+      prediction: class ids; ids of no class (void) are counted in the last column.
+      labels: class ids below C, or void (255).
+      num_classes: C.
+
+    Returns:
+      int32 [C, C + 1]. Sum matrices of many images as int64 on the host.
+    """
+    columns = num_classes + 1
+    row = jnp.asarray(labels).astype(jnp.int32).reshape(-1)
+    column = jnp.asarray(prediction).astype(jnp.int32).reshape(-1)
+    column = jnp.where((column >= 0) & (column < num_classes), column, num_classes)
+    counted = (row != VOID) & (row >= 0) & (row < num_classes)
+    # Pixels that do not count go to one cell beyond the matrix, which is cut off.
+    cell = jnp.where(counted, row * columns + column, num_classes * columns)
+    counts = jnp.bincount(cell, length=num_classes * columns + 1)
+    return counts[:-1].reshape(num_classes, columns)
+
+
+def mean_iou(confusion: Integer[np.ndarray, "classes channels"]) -> float:
+    """Mean over classes of intersection over union; classes neither labelled nor predicted are out.
+
+    NaN where no class is present.
+    """
+    counts = np.asarray(confusion, np.float64)
+    intersection = np.diagonal(counts)
+    union = counts.sum(axis=1) + counts[:, : len(counts)].sum(axis=0) - intersection
+    present = union > 0
+    return float(np.mean(intersection[present] / union[present])) if present.any() else float("nan")
+
+
+def pixel_accuracy(confusion: Integer[np.ndarray, "classes channels"]) -> float:
+    """Share of the labelled pixels that are predicted right; NaN where none is labelled."""
+    counts = np.asarray(confusion, np.float64)
+    labelled = counts.sum()
+    return float(np.trace(counts) / labelled) if labelled else float("nan")

@@ -1,0 +1,1 @@
+"""The networks: transformer, ordering, densifier, synthesis, and the VGG of the perceptual loss."""

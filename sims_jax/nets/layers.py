@@ -1,0 +1,144 @@
+"""What the networks are built of: convolution blocks, pooling, upsampling, one-hot layouts.
+
+The paper's "LayerNorm" is TF-slim's: it normalises over height, width and channels together, which
+in Flax would be a GroupNorm of one group. No convolution under it has a bias.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+LEAK = 0.2  # slope of LeakyReLU below 0: SIMS, official code
+NORM_EPSILON = 1e-5  # added to the variance; a flat input has variance 0
+
+
+def one_hot_layout(
+    layout: UInt8[Array, "*B H W"], num_classes: int
+) -> Float[Array, "*B H W channels"]:
+    """One-hot layout with a channel for void: C + 1 channels, the last one is void.
+
+    Args:
+      layout: class ids below C; every other id (void is 255) counts as void.
+      num_classes: C.
+    """
+    ids = jnp.minimum(layout, jnp.uint8(num_classes))
+    return jax.nn.one_hot(ids, num_classes + 1, dtype=jnp.float32)
+
+
+def check_layout_channels(layout_onehot: Float[Array, "B H W channels"], num_classes: int) -> None:
+    """Raises ValueError unless the layout has C + 1 channels."""
+    if layout_onehot.shape[-1] != num_classes + 1:
+        raise ValueError(
+            f"layout_onehot: expected {num_classes + 1} channels ({num_classes} classes and void), "
+            f"found shape {layout_onehot.shape}"
+        )
+
+
+def _reduce_window(
+    x: Float[Array, "B H W F"], combine: Callable[[Array, Array], Array], padding: float
+) -> Float[Array, "B h w F"]:
+    """3x3 windows with stride 2 (SAME padding), as strided slices combined one axis at a time.
+
+    `lax.reduce_window` computes the same, but its gradient is many times slower on CPUs.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        out = -(-size // 2)
+        total = 2 * (out - 1) + 3 - size
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (total // 2, total - total // 2)
+        padded = jnp.pad(x, widths, constant_values=jnp.asarray(padding, x.dtype))
+        first, second, third = (
+            jax.lax.slice_in_dim(padded, start, start + 2 * out - 1, 2, axis)
+            for start in range(3)
+        )
+        x = combine(combine(first, second), third)
+    return x
+
+
+def average_pool(x: Float[Array, "B H W F"]) -> Float[Array, "B h w F"]:
+    """Mean over 3x3 windows with stride 2, SAME; h = ceil(H / 2). Padding is not counted."""
+    count = _reduce_window(jnp.ones((1, *x.shape[1:3], 1), x.dtype), jnp.add, 0.0)
+    return _reduce_window(x, jnp.add, 0.0) / count
+
+
+def max_pool(x: Float[Array, "B H W F"]) -> Float[Array, "B h w F"]:
+    """Maximum over 3x3 windows with stride 2, SAME; h = ceil(H / 2)."""
+    return _reduce_window(x, jnp.maximum, -jnp.inf)
+
+
+def upsample(x: Float[Array, "B h w F"], size: tuple[int, int]) -> Float[Array, "B H W F"]:
+    """Bilinear upsampling to exactly `size`."""
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear", antialias=False)
+
+
+def input_pyramid(x: Float[Array, "B H W F"], scales: int) -> list[Float[Array, "B h w F"]]:
+    """`x` at `scales` sizes from fine to coarse, each half of the one before (rounded up)."""
+    pyramid = [x]
+    for _ in range(scales - 1):
+        pyramid.append(average_pool(pyramid[-1]))
+    return pyramid
+
+
+class LayerNorm(nn.Module):
+    """Normalises each example over height, width and channels; scale and bias per channel.
+
+    y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias, statistics in float32.
+
+    Differs from `nn.GroupNorm(num_groups=1)` in that bfloat16 works under strict promotion.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W F"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        exact = x.astype(jnp.float32)
+        mean = exact.mean(axis=(1, 2, 3), keepdims=True)
+        # One pass over x; rounding may take the difference below 0.
+        square = jnp.square(exact).mean(axis=(1, 2, 3), keepdims=True)
+        variance = jnp.maximum(square - jnp.square(mean), 0.0)
+        gain = jax.lax.rsqrt(variance + NORM_EPSILON) * scale
+        return ((exact - mean) * gain + bias).astype(self.dtype)
+
+
+class ConvBlock(nn.Module):
+    """`convs` times: 3x3 convolution to `width` channels, LayerNorm (H, W, C), LeakyReLU(0.2)."""
+
+    width: int
+    convs: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W width"]:
+        for index in range(self.convs):
+            conv = nn.Conv(
+                self.width, (3, 3), use_bias=False, dtype=self.dtype, name=f"conv_{index}"
+            )
+            x = LayerNorm(self.dtype, name=f"norm_{index}")(conv(x))
+            x = nn.leaky_relu(x, LEAK)
+        return x
+
+
+class Trunk(nn.Module):
+    """Convolution groups, a pool after each (first average, then max), and the mean over space.
+
+    Source: SIMS, official code: the trunk shared by its transformation and ordering networks.
+    Differs: the mean is over whatever size is left, which is the code's 8x16 at its own input size.
+    """
+
+    widths: tuple[int, ...]
+    convs: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B width"]:
+        x = x.astype(self.dtype)
+        for index, (width, convs) in enumerate(zip(self.widths, self.convs, strict=True)):
+            x = ConvBlock(width, convs, self.dtype, name=f"group_{index}")(x)
+            x = average_pool(x) if index == 0 else max_pool(x)
+        return x.mean(axis=(1, 2))

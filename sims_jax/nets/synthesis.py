@@ -1,0 +1,116 @@
+"""The synthesis network f: makes the photo of the canvas and the layout."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from sims_jax.nets.layers import (
+    ConvBlock,
+    average_pool,
+    check_layout_channels,
+    input_pyramid,
+    upsample,
+)
+
+CONVS_A_SCALE = 2  # of the decoder: SIMS, Sec. 6
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+    """The synthesis network's sizes; the defaults are the paper's at 256x512.
+
+    Args:
+      encoder_widths: channels of each encoder group, from full size; a pool follows each group.
+      encoder_convs: 3x3 convolutions of each group.
+      decoder_widths: channels of each decoder scale, from the coarsest: one more than groups.
+    """
+
+    encoder_widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
+    encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3, 3)
+    decoder_widths: tuple[int, ...] = (512, 512, 512, 512, 512, 256, 256)
+
+    def __post_init__(self):
+        if len(self.decoder_widths) != len(self.encoder_widths) + 1:
+            raise ValueError(
+                f"decoder_widths: expected {len(self.encoder_widths) + 1} scales, one more than "
+                f"encoder_widths, found {len(self.decoder_widths)}"
+            )
+
+
+@struct.dataclass
+class SynthesisOutput:
+    """What f makes of a canvas; the segmentation is an auxiliary target of training."""
+
+    photo: Float[Array, "B H W 3"]  # unclipped: trained to lie in [0, 1]
+    segmentation_logits: Float[Array, "B H W channels"]  # the last channel is void
+
+
+class Synthesis(nn.Module):
+    """Encoder of the canvas and layout, and a cascaded refinement decoder.
+
+    The encoder's features of a scale are those after the pool that leads to it, so the full size
+    has none. From the coarsest scale on:
+    features = block(concat(resized input, encoder features, upsampled features)).
+
+    Source: SIMS, Sec. 6 and official code; this wiring has their 55.67 M parameters.
+    Differs: the head also reads the canvas and its mask (12 parameters), so that keeping real
+    pixels is one linear step. The photo is not squashed, so that no gradient vanishes: callers
+    clip it outside of training.
+    """
+
+    config: SynthesisConfig
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        layout_onehot: Float[Array, "B H W channels"],
+        canvas_rgb: Float[Array, "B H W 3"],
+        canvas_mask: Float[Array, "B H W"],
+    ) -> SynthesisOutput:
+        """The photo and its segmentation.
+
+        Args:
+          layout_onehot: C + 1 channels, the last one void.
+          canvas_rgb: [0, 1]; elided pixels white, empty ones black.
+          canvas_mask: 1 where a segment gave the pixel.
+        """
+        check_layout_channels(layout_onehot, self.num_classes)
+        canvas = jnp.concatenate([canvas_rgb, canvas_mask[..., None]], axis=-1)
+        inputs = jnp.concatenate([layout_onehot, canvas], axis=-1).astype(self.dtype)
+        features = self._decode(inputs, self._encode(inputs)).astype(jnp.float32)
+        present = canvas_mask[..., None].astype(jnp.float32)
+        kept = canvas_rgb.astype(jnp.float32) * present
+        head = nn.Dense(3, name="photo")
+        return SynthesisOutput(
+            photo=head(jnp.concatenate([features, kept, present], axis=-1)),
+            segmentation_logits=nn.Dense(self.num_classes + 1, name="segmentation")(features),
+        )
+
+    def _encode(self, x: Float[Array, "B H W F"]) -> list[Array]:
+        """The pooled features of each group, from fine to coarse."""
+        pooled = []
+        groups = zip(self.config.encoder_widths, self.config.encoder_convs, strict=True)
+        for index, (width, convs) in enumerate(groups):
+            x = average_pool(ConvBlock(width, convs, self.dtype, name=f"encoder_{index}")(x))
+            pooled.append(x)
+        return pooled
+
+    def _decode(self, inputs: Float[Array, "B H W F"], encoded: list[Array]) -> Array:
+        """Features at full size."""
+        pyramid = input_pyramid(inputs, len(encoded) + 1)
+        features = None
+        for index, width in enumerate(self.config.decoder_widths):
+            scale = len(encoded) - index  # halvings from full size
+            parts = [pyramid[scale]]
+            if scale:
+                parts.append(encoded[scale - 1])
+            if features is not None:
+                parts.append(upsample(features, pyramid[scale].shape[1:3]))
+            block = ConvBlock(width, CONVS_A_SCALE, self.dtype, name=f"decoder_{index}")
+            features = block(jnp.concatenate(parts, axis=-1))
+        return features

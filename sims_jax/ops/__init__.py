@@ -1,0 +1,1 @@
+"""Image mathematics on arrays: resampling, components, morphology, bits and colour."""

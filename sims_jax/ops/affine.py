@@ -1,0 +1,213 @@
+"""Affine sampling of images, and boxes.
+
+Frames:
+
+    full      pixels from the frame's centre: (x + 0.5 - W / 2, y + 0.5 - H / 2), where (y, x)
+              counts pixels and a pixel's centre lies at + 0.5
+    box       (x, y) in -1 .. 1 between the edges of a box
+
+An affine is the [2, 3] matrix of u_source = affine[:, :2] @ u_target + affine[:, 2], u = (x, y):
+it says for each pixel of the output where in the input to look, as a spatial transformer does
+(Jaderberg et al., 2015). Boxes are half-open (y0, x0, y1, x1), in pixels or cells.
+"""
+
+import fractions
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+# Sides count as no smaller when they divide: the frame of an empty box is finite.
+_MIN_SIDE_PX = 1e-3
+# Fractions of a side are taken as ratios up to this denominator, so that integers stay exact.
+_MAX_DENOMINATOR = 1000
+
+
+def sample_affine(
+    image: Float[Array, "H W C"],
+    affine: Float[Array, "2 3"],
+    size: tuple[int, int] | None = None,
+) -> Float[Array, "h w C"]:
+    """output(u) = image(affine[:, :2] @ u + affine[:, 2]), bilinear; the identity is exact.
+
+    Differentiable in the image and in the affine. Beyond the frame the image counts as 0, and
+    fades to it over one pixel.
+
+    Args:
+      image: any range.
+      affine: target to source, both in pixels from their own frame's centre.
+      size: (h, w) of the output; the image's where not given.
+    """
+    height, width = image.shape[:2]
+    out_height, out_width = (height, width) if size is None else size
+    affine = affine.astype(jnp.float32)
+    x = jnp.arange(out_width, dtype=jnp.float32) + (0.5 - out_width / 2)
+    y = jnp.arange(out_height, dtype=jnp.float32)[:, None] + (0.5 - out_height / 2)
+    source_x = affine[0, 0] * x + affine[0, 1] * y + affine[0, 2] + (width / 2 - 0.5)
+    source_y = affine[1, 0] * x + affine[1, 1] * y + affine[1, 2] + (height / 2 - 0.5)
+    return _sample_bilinear(image, source_y, source_x)
+
+
+def crop_resize(
+    image: Float[Array, "H W C"],
+    box_yx: Num[Array, "4"],
+    size: tuple[int, int],
+    theta: Float[Array, "2 3"] | None = None,
+) -> Float[Array, "h w C"]:
+    """The box's content at a fixed size: one bilinear sample at each output pixel's centre.
+
+    Differentiable in the image, the box and theta. 0 beyond the frame; what theta fetches from
+    beyond the box, but inside the frame, is the image's.
+
+    Args:
+      image: any range.
+      box_yx: in pixels, may reach beyond the frame.
+      size: (h, w) of the output.
+      theta: target to source in the box's frame; the identity where not given.
+    """
+    theta = identity_affine() if theta is None else theta
+    half, center = _box_frame(box_yx, image.shape[:2])
+    half_out = jnp.array([size[1] / 2, size[0] / 2], jnp.float32)
+    linear = theta[:, :2] * (half[:, None] / half_out)
+    return sample_affine(image, jnp.column_stack([linear, half * theta[:, 2] + center]), size)
+
+
+def crop_labels(
+    labels: Int[Array, "H W"], box_yx: Int[Array, "4"], size: tuple[int, int]
+) -> Int[Array, "h w"]:
+    """The box's labels at a fixed size, nearest: cell i of n reads y0 + floor((i + 0.5) side / n).
+
+    Args:
+      labels: keeps its dtype.
+      box_yx: in pixels; beyond the frame the nearest label inside counts.
+      size: (h, w) of the output.
+    """
+
+    def nearest(low, high, length, count):
+        index = low + (2 * jnp.arange(count, dtype=box_yx.dtype) + 1) * (high - low) // (2 * count)
+        return jnp.clip(index, 0, length - 1)
+
+    y0, x0, y1, x1 = box_yx
+    rows = nearest(y0, y1, labels.shape[0], size[0])
+    return labels[rows[:, None], nearest(x0, x1, labels.shape[1], size[1])]
+
+
+def box_to_frame(
+    theta: Float[Array, "2 3"], box_yx: Num[Array, "4"], image_size: tuple[int, int]
+) -> Float[Array, "2 3"]:
+    """The affine of the full frame that does in it what theta does in the box's frame.
+
+    With the box's half sides s, as a diagonal matrix, and its centre c: A = s theta_A s^-1 and
+    b = s theta_b + c - A c.
+
+    Args:
+      theta: target to source in the box's frame; the same box is target and source.
+      box_yx: the box in pixels.
+      image_size: (H, W).
+
+    Returns:
+      Target to source, pixels from the frame's centre; exactly the identity for the identity.
+    """
+    half, center = _box_frame(box_yx, image_size)
+    half = jnp.maximum(half, _MIN_SIDE_PX / 2)
+    linear = theta[:, :2] * (half[:, None] / half)
+    return jnp.column_stack([linear, half * theta[:, 2] + center - _apply(linear, center)])
+
+
+def identity_affine() -> Float[Array, "2 3"]:
+    """The affine that changes nothing, in every frame."""
+    return jnp.array(_IDENTITY, jnp.float32)
+
+
+def invert_affine(affine: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
+    """The affine that undoes `affine`; not finite where that is singular."""
+    (a, b, _), (c, d, _) = affine
+    linear = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
+    return jnp.column_stack([linear, -_apply(linear, affine[:, 2])])
+
+
+def compose_affine(
+    outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]
+) -> Float[Array, "2 3"]:
+    """u -> outer(inner(u)).
+
+    Sampling with the composition equals sampling the image first with `outer`, then the result
+    with `inner`, but for what the first resampling loses.
+    """
+    linear = jnp.stack([_apply(outer[:, :2], inner[:, 0]), _apply(outer[:, :2], inner[:, 1])])
+    shift = _apply(outer[:, :2], inner[:, 2]) + outer[:, 2]
+    return jnp.column_stack([linear.T, shift])
+
+
+def enlarge_box(
+    box_yx: Num[Array, "*B 4"], frac: float, image_size: tuple[int, int] | None = None
+) -> Num[Array, "*B 4"]:
+    """The box with `frac` of its side added on each side.
+
+    With `image_size` for integer boxes: rounded outwards and clipped, y0' = max(0, y0 -
+    ceil(frac * side)) and so on, in integers throughout, so that every backend agrees. Without,
+    as floats, neither rounded nor clipped. An empty box stays empty.
+
+    Args:
+      box_yx: boxes in pixels or cells.
+      frac: 0.125 is the paper's context, a box enlarged by 25 %; with `image_size` the nearest
+        ratio p / q of q <= 1000.
+      image_size: (H, W) of the frame.
+
+    Raises:
+      ValueError: `frac` is not in [0, 1).
+      TypeError: `image_size` is given and the boxes are not integers.
+    """
+    if not 0 <= frac < 1:
+        raise ValueError(f"frac: found {frac}, expected a fraction of the side such as 0.125")
+    low, high = box_yx[..., :2], box_yx[..., 2:]
+    if image_size is None:
+        low, high = low.astype(jnp.float32), high.astype(jnp.float32)
+        margin = frac * (high - low)
+        return jnp.concatenate([low - margin, high + margin], axis=-1)
+    if not jnp.issubdtype(box_yx.dtype, jnp.integer):
+        raise TypeError(f"boxes: found {box_yx.dtype}, expected integers to round and clip")
+    ratio = fractions.Fraction(frac).limit_denominator(_MAX_DENOMINATOR)
+    margin = -(((low - high) * ratio.numerator) // ratio.denominator)
+    low, high = jnp.maximum(low - margin, 0), high + margin
+    return jnp.concatenate([low, jnp.minimum(high, jnp.array(image_size, high.dtype))], axis=-1)
+
+
+def union_box(a: Num[Array, "*#B 4"], b: Num[Array, "*#B 4"]) -> Num[Array, "*#B 4"]:
+    """The smallest box around two boxes; leading axes broadcast.
+
+    An empty box counts by its corners, so leave zeros for "absent" out of a union.
+    """
+    low = jnp.minimum(a[..., :2], b[..., :2])
+    return jnp.concatenate([low, jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+
+
+def _box_frame(
+    box_yx: Num[Array, "4"], image_size: tuple[int, int]
+) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
+    """Half the sides of a box, and its centre in pixels from the frame's centre; both (x, y)."""
+    y0, x0, y1, x1 = box_yx.astype(jnp.float32)
+    middle = jnp.array([image_size[1] / 2, image_size[0] / 2], jnp.float32)
+    return jnp.stack([x1 - x0, y1 - y0]) / 2, jnp.stack([x0 + x1, y0 + y1]) / 2 - middle
+
+
+def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Array, "2"]:
+    """linear @ vector, summed in float32 also where matrix products are cut to TF32."""
+    return linear[:, 0] * vector[0] + linear[:, 1] * vector[1]
+
+
+def _sample_bilinear(
+    image: Float[Array, "H W C"], y: Float[Array, "h w"], x: Float[Array, "h w"]
+) -> Float[Array, "h w C"]:
+    """Bilinear samples at pixel coordinates, where (0, 0) is the first pixel's centre."""
+    height, width = image.shape[:2]
+    # A border of zeros, and coordinates that stay within it, make the outside zero.
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    y, x = jnp.clip(y + 1, 0, height + 1), jnp.clip(x + 1, 0, width + 1)
+    row = jnp.minimum(y.astype(jnp.int32), height)
+    column = jnp.minimum(x.astype(jnp.int32), width)
+    down = (y - row.astype(jnp.float32))[..., None]
+    right = (x - column.astype(jnp.float32))[..., None]
+    top = (1 - right) * padded[row, column] + right * padded[row, column + 1]
+    bottom = (1 - right) * padded[row + 1, column] + right * padded[row + 1, column + 1]
+    return (1 - down) * top + down * bottom

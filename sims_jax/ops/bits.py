@@ -1,0 +1,51 @@
+"""Masks as packed bits: cell i is bit i % 32, counted from the lowest, of word i // 32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt32
+
+WORD_BITS = 32
+
+
+def pack_bits(mask: Bool[Array, "*B M"]) -> UInt32[Array, "*B words"]:
+    """Packs the last axis into ceil(M / 32) words, padded with zeros."""
+    cells = mask.shape[-1]
+    words = -(-cells // WORD_BITS)
+    padding = [(0, 0)] * (mask.ndim - 1) + [(0, words * WORD_BITS - cells)]
+    bits = jnp.pad(mask, padding).reshape(*mask.shape[:-1], words, WORD_BITS)
+    # The bits of a word are different powers of two, so their sum is their union.
+    return jnp.sum(bits.astype(jnp.uint32) << _bit_positions(), axis=-1, dtype=jnp.uint32)
+
+
+def unpack_bits(words: UInt32[Array, "*B words"], count: int) -> Bool[Array, "*B M"]:
+    """Inverse of `pack_bits`; `count` is M."""
+    bits = (words[..., None] >> _bit_positions()) & jnp.uint32(1)
+    return bits.reshape(*words.shape[:-1], -1)[..., :count].astype(bool)
+
+
+def pack_bits_numpy(mask: Bool[np.ndarray, "*B M"]) -> UInt32[np.ndarray, "*B words"]:
+    """`pack_bits` on the host."""
+    packed = np.packbits(mask, axis=-1, bitorder="little")
+    missing = -packed.shape[-1] % (WORD_BITS // 8)
+    padding = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
+    return np.pad(packed, padding).view("<u4").astype(np.uint32)
+
+
+def read_bits(
+    words: UInt32[Array, "R words"], row: Int[Array, "*B"], cell: Int[Array, "*B"]
+) -> Bool[Array, "*B"]:
+    """Cell `cell` of mask `row`, without unpacking the masks."""
+    word = words[row, cell // WORD_BITS]
+    return ((word >> (cell % WORD_BITS).astype(jnp.uint32)) & jnp.uint32(1)).astype(bool)
+
+
+def count_common(
+    a: UInt32[Array, "*#B words"], b: UInt32[Array, "*#B words"]
+) -> Int[Array, "*#B"]:
+    """Number of cells set in both, int32; leading axes broadcast."""
+    return jnp.sum(jax.lax.population_count(a & b).astype(jnp.int32), axis=-1, dtype=jnp.int32)
+
+
+def _bit_positions() -> UInt32[Array, "32"]:
+    return jnp.arange(WORD_BITS, dtype=jnp.uint32)

@@ -1,0 +1,37 @@
+"""Images and label maps to another size."""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def resize_labels(labels: Int[Array, "*B H W"], size: tuple[int, int]) -> Int[Array, "*B h w"]:
+    """Nearest resampling, in integers: cell i of n reads input floor((i + 0.5) * N / n).
+
+    Works alike on jax and on numpy arrays and keeps the dtype, bool included.
+
+    Args:
+      labels: label maps, or masks.
+      size: (h, w), smaller or larger.
+    """
+    rows = _nearest_index(labels.shape[-2], size[0])
+    columns = _nearest_index(labels.shape[-1], size[1])
+    return labels[..., rows[:, None], columns]
+
+
+def resize_image(
+    image: Float[Array, "*B H W C"], size: tuple[int, int]
+) -> Float[Array, "*B h w C"]:
+    """Bilinear resampling between pixel centres, antialiased where it shrinks.
+
+    Args:
+      image: float images of any range; constant images stay constant.
+      size: (h, w), smaller or larger; the image itself where it is the image's size.
+    """
+    shape = (*image.shape[:-3], *size, image.shape[-1])
+    return jax.image.resize(image, shape, method="linear", antialias=True)
+
+
+def _nearest_index(length: int, new_length: int) -> np.ndarray:
+    """floor((i + 0.5) * length / new_length) for i = 0 .. new_length - 1."""
+    return (2 * np.arange(new_length) + 1) * length // (2 * new_length)

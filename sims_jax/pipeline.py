@@ -1,0 +1,264 @@
+"""The whole of SIMS as one program: match, gather, render.
+
+    match(rows, layouts)                      components and retrieval            (bank/match.py)
+    gather(bank, matches)                     the winners' pixels
+    render(params, layouts, matches, pixels)  transformation, order, canvas, photo
+    synthesize(params, bank, layouts)         the three, jitted together
+
+`Matches` may be edited between the first and the last: another candidate, a row of one's own choice.
+With a bank sharded over processes all of them call `synthesize` together (SPMD).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from sims_jax.bank.match import match
+from sims_jax.canvas.align import align
+from sims_jax.canvas.compose import CanvasConfig, elide, paste
+from sims_jax.canvas.order import (
+    ask_order,
+    overlapping_pairs,
+    prior_key,
+    rank_by_answers,
+    rank_by_prior,
+)
+from sims_jax.labels import LabelSpace
+from sims_jax.nets.densifier import Densifier, DensifierConfig
+from sims_jax.nets.layers import one_hot_layout
+from sims_jax.nets.ordering import OrderingConfig
+from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
+from sims_jax.nets.synthesis import SynthesisConfig
+from sims_jax.nets.transformer import TransformerConfig
+from sims_jax.ops.affine import sample_affine
+from sims_jax.rng import stream_key
+from sims_jax.types import Bank, Canvas, Matches, Pixels, Segments, Synthesis
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """Static maxima and chunks of inference.
+
+    Args:
+      candidates: K, rows retrieved for each segment.
+      max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
+      chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
+    """
+
+    candidates: int
+    max_pairs: int
+    chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Everything static about a model: its label space, its networks' sizes, its canvas."""
+
+    labels: LabelSpace
+    transformer: TransformerConfig
+    ordering: OrderingConfig
+    densifier: DensifierConfig
+    synthesis: SynthesisConfig
+    canvas: CanvasConfig
+    pipeline: PipelineConfig
+
+
+@struct.dataclass
+class Params:
+    """The four networks' parameters, with the description of what they are parameters of."""
+
+    transformer: Any
+    ordering: Any
+    densifier: Any
+    synthesis: Any
+    networks: Networks = struct.field(pytree_node=False)
+
+
+def chosen_rows(matches: Matches) -> Int[Array, "*B N"]:
+    """The row each segment uses, -1 for none."""
+    return jnp.take_along_axis(matches.row, matches.chosen[..., None], axis=-1)[..., 0]
+
+
+def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Matches:
+    """Uses the `candidate`-th best row of every segment (0 the best), or the last there is."""
+    found = (matches.row >= 0).sum(axis=-1)
+    return matches.replace(chosen=jnp.clip(candidate, 0, jnp.maximum(found - 1, 0)))
+
+
+def gather(bank: Bank, matches: Matches) -> Pixels:
+    """Reads the chosen rows' photos and cuts; rows of -1 give empty cuts."""
+    row = chosen_rows(matches)
+    photo = jnp.where(row >= 0, bank.rows.photo[row], 0)
+    component = bank.rows.component[row][..., None, None]
+    cut = (bank.photos.component[photo] == component) & (row >= 0)[..., None, None]
+    return Pixels(photo=bank.photos.photo[photo], mask=cut)
+
+
+def render(
+    params: Params,
+    layouts: UInt8[Array, "B H W"],
+    matches: Matches,
+    pixels: Pixels,
+    *,
+    adherence: str | None = None,
+) -> Synthesis:
+    """Photos of layouts from matched segments; differentiable back to f and the transformer.
+
+    Args:
+      params: the networks.
+      layouts: class ids, 255 void.
+      matches, pixels: from `match` and `gather`.
+      adherence: "segment" or "layout" instead of the config's (`CanvasConfig`).
+    """
+    networks = params.networks
+    adherence = adherence or networks.canvas.adherence
+    place = functools.partial(_place_segments, params, adherence=adherence)
+    canvas, affine, rank = jax.lax.map(
+        lambda one: place(*one), (layouts, matches.segments, pixels)
+    )
+    index = jnp.arange(rank.shape[-1], dtype=canvas.source.dtype)
+    return Synthesis(
+        photo=paint(params, canvas),
+        canvas=canvas,
+        affine=affine,
+        rank=rank,
+        used=(canvas.source[:, None] == index[:, None, None]).any(axis=(-2, -1)),
+    )
+
+
+def paint(params: Params, canvas: Canvas) -> Float[Array, "B H W 3"]:
+    """The synthesis network f on a batch of canvases; photos in [0, 1]."""
+    labels = params.networks.labels
+    network = SynthesisNetwork(params.networks.synthesis, labels.num_classes)
+    onehot = one_hot_layout(canvas.layout, labels.num_classes)
+    photo = network.apply(params.synthesis, onehot, canvas.rgb, canvas.mask).photo
+    return jnp.clip(photo, 0.0, 1.0)
+
+
+def densify(params: Params, coarse: UInt8[Array, "B H W"]) -> UInt8[Array, "B H W"]:
+    """Dense layouts of coarse ones; what is labelled already may change, too (SIMS, Sec. 6)."""
+    labels = params.networks.labels
+    network = Densifier(params.networks.densifier, labels.num_classes)
+    logits = network.apply(params.densifier, one_hot_layout(coarse, labels.num_classes))
+    return jnp.argmax(logits, axis=-1).astype(coarse.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("adherence",))
+def synthesize(
+    params: Params,
+    bank: Bank,
+    layouts: UInt8[Array, "B H W"],
+    *,
+    candidate: Int[Array, ""] | int = 0,
+    exclude: Bool[Array, "B P"] | None = None,
+    instances: Int[Array, "B H W"] | None = None,
+    adherence: str | None = None,
+) -> tuple[Synthesis, Matches]:
+    """Layouts in, photos out: one program from components to pixels.
+
+    Args:
+      params: the networks.     bank: the memory bank, on the devices.
+      layouts: class ids at the model's working size, 255 void.
+      candidate: 0 uses every segment's best row, 1 its second best, ...
+      exclude: photos of the bank that may not be used, for each layout.
+      instances: instance ids (0 none), which cut the segments where given.
+      adherence: "segment" or "layout" instead of the config's.
+    """
+    matches = match(
+        bank.rows,
+        layouts,
+        candidates=params.networks.pipeline.candidates,
+        exclude=exclude,
+        instances=instances,
+    )
+    matches = choose_candidate(matches, candidate)
+    return render(params, layouts, matches, gather(bank, matches), adherence=adherence), matches
+
+
+def _place_segments(
+    params: Params,
+    layout: UInt8[Array, "H W"],
+    segments: Segments,
+    pixels: Pixels,
+    *,
+    adherence: str,
+) -> tuple[Canvas, Float[Array, "N 2 3"], Int[Array, "N"]]:
+    """One layout: (canvas, affine of each segment, rank of each segment)."""
+    networks = params.networks
+    num_classes = networks.labels.num_classes
+    found = pixels.mask.any(axis=(-2, -1)) & segments.valid
+    index = jnp.arange(found.shape[0], dtype=segments.component.dtype)
+    target = segments.component == index[:, None, None]
+
+    def transform(photo, mask, target):
+        photo = photo.astype(jnp.float32) / 255
+        layouts = jnp.broadcast_to(layout, target.shape)
+        affine = align(
+            params.transformer, networks.transformer, num_classes, photo, mask, target, layouts
+        )
+        warped = jax.vmap(sample_affine)(photo, affine)
+        cut = mask.astype(jnp.float32)[..., None]
+        kept = jax.vmap(sample_affine)(cut, jax.lax.stop_gradient(affine))[..., 0]
+        return affine, warped, kept >= 0.5
+
+    chunk = networks.pipeline.chunk
+    affine, rgb, mask = _map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
+    mask &= found[:, None, None]
+    key = prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
+    if adherence == "layout":  # clipped to their components, segments never overlap
+        rank = rank_by_prior(key)
+    else:
+        rank = _rank_by_network(params, segments, mask, layout, key)
+    canvas = paste(rgb, mask, rank, segments, layout, adherence)
+    canvas = elide(stream_key(0, "canvas"), canvas, networks.canvas, networks.labels)
+    return canvas, affine, rank
+
+
+def _rank_by_network(params, segments, mask, layout, key):
+    """Asks the ordering network wherever two warped segments overlap."""
+    networks = params.networks
+    pair, asked = overlapping_pairs(mask, networks.pipeline.max_pairs)
+
+    def ask(pair):
+        a, b = pair[:, 0], pair[:, 1]
+        class_a, class_b = segments.class_id[a], segments.class_id[b]
+        num_classes = networks.labels.num_classes
+        return ask_order(
+            params.ordering, networks.ordering, num_classes, mask[a], mask[b], class_a, class_b, layout
+        )
+
+    first_logit = _map_chunks(ask, (pair,), asked, networks.pipeline.chunk)
+    return rank_by_answers(pair, first_logit, asked, key)
+
+
+def _planar_ids(labels: LabelSpace) -> tuple[int, ...]:
+    return labels.ids(labels.planar)
+
+
+def _map_chunks(function, arguments, needed: Bool[Array, "n"], chunk: int):
+    """`function` over chunks of the leading axis; chunks in which nothing is needed give zeros.
+
+    Memory is that of one chunk. Under `vmap` the skipping becomes a selection: right, but no gain.
+    """
+    count = needed.shape[0]
+    padding = -count % chunk
+
+    def split(x):
+        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(-1, chunk, *x.shape[1:])
+
+    chunks = jax.tree.map(split, tuple(arguments))
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], chunks))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+    def run(inputs):
+        some, arguments = inputs
+        return jax.lax.cond(some.any(), lambda: function(*arguments), lambda: zeros)
+
+    results = jax.lax.map(run, (split(needed), chunks))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], results)

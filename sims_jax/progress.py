@@ -1,0 +1,35 @@
+"""Progress with an ETA: one rewritten line on a terminal, a plain line now and then elsewhere."""
+
+import sys
+
+from tqdm import tqdm
+
+TERMINAL_EVERY_S = 0.2
+PLAIN_EVERY_S = 20.0
+BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
+
+
+class _PlainLines:
+    """Standard error, where the rewriting of a line becomes a new line."""
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text:
+            sys.stderr.write(text + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(name: str, total: int, done: int = 0) -> tqdm:
+    """A tqdm bar, used as a context manager: call `update()`, and `set_postfix_str` for a note."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        desc=name,
+        total=total,
+        initial=done,
+        file=sys.stderr if terminal else _PlainLines(),
+        mininterval=TERMINAL_EVERY_S if terminal else PLAIN_EVERY_S,
+        bar_format=BAR_FORMAT,
+        maxinterval=PLAIN_EVERY_S,
+    )

@@ -1,0 +1,1 @@
+"""Training: batches read from the bank, one task a network, one loop for all."""

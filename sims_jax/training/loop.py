@@ -1,0 +1,153 @@
+"""The training loop, one for all tasks; it is read from top to bottom."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from sims_jax.checkpoints import Checkpoints
+from sims_jax.errors import InputError
+from sims_jax.progress import progress
+from sims_jax.rng import stream_key
+from sims_jax.training.batches import iterate_batches
+from sims_jax.training.parallel import create_state, make_train_step, shard_batch
+from sims_jax.training.writers import MetricsWriter
+
+SCHEDULES = ("constant", "cosine", "growth")
+GROWTH_START = 1e-6  # SIMS, official code: 1e-6 · 1.1^(epoch − 1), up to a limit
+GROWTH_RATE = 1.1
+
+
+class Task(Protocol):
+    """What the loop needs to know of a network's training."""
+
+    name: str
+    count: int  # examples an epoch
+
+    def example(self, index: int, rng: np.random.Generator) -> Any: ...
+
+    def init(self, key) -> Any: ...
+
+    def loss(self, params, batch, keys) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+
+    def evaluate(self, params) -> dict[str, float]: ...
+
+    def sheet(self, params) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast a network learns.
+
+    Args:
+      steps: in all.   batch_size: over all devices.
+      learning_rate: Adam's, at its highest.
+      schedule: "constant"; "cosine": linear warmup, then down to 0; "growth": the paper's.
+      warmup_steps: of "cosine".
+      growth_epochs: of "growth": after these the rate is `final_rate`.
+      final_rate: of "growth".
+      ema_decay: of the averaged parameters.
+      clip_norm: largest norm of a gradient; 0 for no limit.
+      log_every, save_every, sheet_every: steps.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    growth_epochs: int
+    final_rate: float
+    ema_decay: float
+    clip_norm: float
+    log_every: int
+    save_every: int
+    sheet_every: int
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"config.<stage>.train.schedule: found {self.schedule!r}, expected one of "
+                f"{SCHEDULES}"
+            )
+
+
+def make_optimizer(config: TrainConfig, examples: int) -> optax.GradientTransformation:
+    """Adam with the config's schedule; an epoch is `examples` examples."""
+    rate = _learning_rate(config, max(1, examples // config.batch_size))
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(rate))
+
+
+def _learning_rate(config: TrainConfig, epoch_steps: int) -> optax.Schedule:
+    if config.schedule == "constant":
+        return optax.constant_schedule(config.learning_rate)
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, config.learning_rate, config.warmup_steps, config.steps
+        )
+    growth = optax.exponential_decay(
+        GROWTH_START, epoch_steps, GROWTH_RATE, staircase=True, end_value=config.learning_rate
+    )
+    final = optax.constant_schedule(config.final_rate)
+    return optax.join_schedules([growth, final], [config.growth_epochs * epoch_steps])
+
+
+def train(
+    task: Task, config: TrainConfig, folder: pathlib.Path, writer: MetricsWriter, seed: int
+) -> Any:
+    """Trains a task to its last step, from its latest checkpoint in `folder` if there is one.
+
+    Returns:
+      The averaged parameters.
+
+    Raises:
+      InputError: the loss is not finite; the last checkpoint is still from before that.
+    """
+    devices = jax.devices()
+    local = jax.local_devices()
+    optimizer = make_optimizer(config, task.count)
+    key = stream_key(seed, task.name)
+    state = create_state(jax.jit(task.init)(stream_key(key, "init")), optimizer)
+    step_fn = make_train_step(
+        task.loss, optimizer, config.ema_decay, stream_key(key, "steps"), devices
+    )
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.latest_step is not None:
+            state = checkpoints.restore(state)
+        done = int(state.step)
+        writer.rewind(task.name, done)
+        batches = iterate_batches(
+            task, seed=seed, batch_size=config.batch_size, first_step=done
+        )
+        with progress(task.name, config.steps, done) as bar:
+            for step in range(done + 1, config.steps + 1):
+                batch, position = next(batches)
+                state, metrics = step_fn(state, *shard_batch((batch, position), local))
+                if step % config.log_every == 0 or step == config.steps:
+                    values = {name: float(x) for name, x in metrics.items()}
+                    _check_finite(values, task.name, step, checkpoints.latest_step)
+                    writer.write(task.name, step, values)
+                    bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
+                bar.update()
+                if step % config.sheet_every == 0:
+                    writer.write_sheet(task.name, step, task.sheet(state.ema))
+                if step % config.save_every == 0 or step == config.steps:
+                    _check_finite(
+                        {"loss": float(metrics["loss"])}, task.name, step, checkpoints.latest_step
+                    )
+                    checkpoints.save(step, state, state.ema)
+    return state.ema
+
+
+def _check_finite(values: dict[str, float], stage: str, step: int, saved: int | None) -> None:
+    bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+    if bad:
+        raise InputError(
+            f"{stage}, step {step}: found {bad[0]} = {values[bad[0]]}, expected a finite number; "
+            f"the last checkpoint is of step {saved}; lower config.{stage}.train.learning_rate"
+        )

@@ -1,0 +1,1 @@
+"""One task a network: its examples, its loss, its held-out score and its sample sheet."""

@@ -1,0 +1,100 @@
+"""The densifier's task: the dense layout of a coarse one. Source: SIMS, Sec. 6."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from sims_jax.bank.store import Store
+from sims_jax.labels import VOID, LabelSpace, colorize
+from sims_jax.losses import cross_entropy
+from sims_jax.metrics import confusion_matrix, mean_iou
+from sims_jax.nets.densifier import Densifier, DensifierConfig
+from sims_jax.nets.layers import one_hot_layout
+from sims_jax.ops.sheet import contact_sheet
+from sims_jax.training.tasks.heldout import map_examples, spread
+
+
+@dataclasses.dataclass(frozen=True)
+class DensifierTask:
+    """Examples are photos' layouts, coarse and fine, mirrored at random."""
+
+    config: DensifierConfig
+    store: Store
+    heldout: Store
+    name: str = "densifier"
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.store.spec.labels
+
+    @property
+    def count(self) -> int:
+        return len(self.store.ids)
+
+    @property
+    def network(self) -> Densifier:
+        return Densifier(self.config, self.labels.num_classes)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        example = _layouts(self.store, index)
+        return {k: x[:, ::-1] for k, x in example.items()} if rng.random() < 0.5 else example
+
+    def init(self, key):
+        coarse = jnp.asarray(self.store.coarse[:1])
+        return self.network.init(key, one_hot_layout(coarse, self.labels.num_classes))
+
+    def loss(self, params, batch, keys):
+        """Cross-entropy with the fine layout, void left out."""
+        del keys
+        logits = self._logits(params, batch)
+        right = (jnp.argmax(logits, -1) == batch["layout"]).astype(jnp.float32)
+        return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
+
+    def evaluate(self, params) -> dict[str, float]:
+        """`val_miou`, and `nearest_miou`: every unlabelled pixel takes its nearest label."""
+        examples = [_layouts(self.heldout, i) for i in range(len(self.heldout.ids))]
+        dense = map_examples(self._densify(params), examples)["dense"]
+        nearest = np.stack([fill_nearest(example["coarse"]) for example in examples])
+        fine = self.heldout.layout
+        return {"val_miou": self._miou(dense, fine), "nearest_miou": self._miou(nearest, fine)}
+
+    def sheet(self, params) -> np.ndarray:
+        """Rows of: coarse | dense | fine."""
+        examples = [_layouts(self.heldout, i) for i in spread(len(self.heldout.ids), 6)]
+        dense = map_examples(self._densify(params), examples)["dense"]
+        rows = [
+            [colorize(layout, self.labels) for layout in (example["coarse"], d, example["layout"])]
+            for example, d in zip(examples, dense, strict=True)
+        ]
+        return contact_sheet(rows)
+
+    def _densify(self, params):
+        @jax.jit
+        def densify(batch, position):
+            del position
+            return {"dense": jnp.argmax(self._logits(params, batch), -1).astype(jnp.uint8)}
+
+        return densify
+
+    def _logits(self, params, batch):
+        onehot = one_hot_layout(batch["coarse"], self.labels.num_classes)
+        return self.network.apply(params, onehot)
+
+    def _miou(self, predicted, truth) -> float:
+        return float(mean_iou(confusion_matrix(predicted, truth, self.labels.num_classes)))
+
+
+def fill_nearest(coarse: np.ndarray) -> np.ndarray:
+    """Gives every void pixel of a layout [H, W] the label of the nearest labelled one."""
+    void = coarse == VOID
+    if void.all():
+        return coarse
+    y, x = ndimage.distance_transform_edt(void, return_distances=False, return_indices=True)
+    return coarse[y, x]
+
+
+def _layouts(store: Store, index: int) -> dict[str, np.ndarray]:
+    return {"coarse": store.coarse[index], "layout": store.layout[index]}

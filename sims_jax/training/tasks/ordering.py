@@ -1,0 +1,147 @@
+"""The ordering network's task: which of two adjacent segments lies in front. SIMS, Sec. 5."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sims_jax.bank.pairs import Pairs, find_pairs
+from sims_jax.bank.store import Store
+from sims_jax.canvas.order import front_logit, ordering_view
+from sims_jax.errors import InputError
+from sims_jax.labels import LabelSpace
+from sims_jax.nets.ordering import Ordering, OrderingConfig
+from sims_jax.ops.sheet import contact_sheet
+from sims_jax.training.tasks.heldout import average_over, map_examples, spread
+
+HELDOUT_PAIRS = 1024
+BOTH_MASKS = 0.5  # brightness of the layout under the masks on a sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderingTask:
+    """Examples are adjacent pairs of segments of one photo."""
+
+    config: OrderingConfig
+    store: Store
+    heldout: Store
+    pairs: Pairs
+    heldout_pairs: Pairs
+    name: str = "ordering"
+
+    @classmethod
+    def create(cls, config: OrderingConfig, store: Store, heldout: Store) -> "OrderingTask":
+        pairs, heldout_pairs = find_pairs(store), find_pairs(heldout)
+        if not len(pairs):
+            raise InputError(
+                f"bank of {len(store.ids)} photos: found no two adjacent segments, "
+                "expected some to learn their order from; lower config.bank.min_area_frac"
+            )
+        return cls(config, store, heldout, pairs, heldout_pairs)
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.store.spec.labels
+
+    @property
+    def count(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def network(self) -> Ordering:
+        return Ordering(self.config, self.labels.num_classes)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return _pair_example(self.store, self.pairs, index, swapped=rng.random() < 0.5)
+
+    def init(self, key):
+        example = _pair_example(self.store, self.pairs, 0, swapped=False)
+        batch = jax.tree.map(lambda x: x[None], example)
+        return self.network.init(key, *self._views(batch))
+
+    def loss(self, params, batch, keys):
+        """Cross-entropy of the class in front (the paper's) plus that of A or B."""
+        def answer_one(view, key):
+            view = jax.tree.map(lambda x: x[None], view)
+            answer = self.network.apply(params, *view, train=True, rngs={"dropout": key})
+            return jax.tree.map(lambda x: x[0], answer)
+
+        answer = jax.vmap(answer_one)(self._views(batch), keys)
+        front_class = jnp.where(batch["a_in_front"], batch["class_a"], batch["class_b"])
+        by_class = optax.softmax_cross_entropy_with_integer_labels(
+            answer.class_logits, front_class
+        )
+        truth = batch["a_in_front"].astype(jnp.float32)
+        a_or_b = optax.sigmoid_binary_cross_entropy(answer.first_logit, truth)
+        logit = front_logit(answer, batch["class_a"], batch["class_b"])
+        right = (logit > 0) == batch["a_in_front"]
+        return by_class + a_or_b, {"accuracy": right.astype(jnp.float32)}
+
+    def evaluate(self, params) -> dict[str, float]:
+        """`val_accuracy` and `prior_accuracy` on pairs of two objects (neither is planar)."""
+        pairs = self.heldout_pairs
+        objects = np.flatnonzero(pairs.between_objects(self.labels))
+        if not len(objects):
+            raise InputError(
+                f"held-out bank of {len(self.heldout.ids)} photos: found no two adjacent objects, "
+                "expected some to score the ordering network; hold out more photos"
+            )
+        chosen = objects[spread(len(objects), HELDOUT_PAIRS)]
+        examples = [_pair_example(self.heldout, pairs, i, swapped=False) for i in chosen]
+        scores = average_over(self._score(params), examples)
+        prior = pairs.prior_a_in_front[chosen] == pairs.a_in_front[chosen]
+        return {"val_accuracy": scores["right"], "prior_accuracy": float(prior.mean())}
+
+    def sheet(self, params) -> np.ndarray:
+        """Pairs as asked: the one said to lie in front green, the other red; wrong: dark frame."""
+        indices = spread(len(self.heldout_pairs), 16)
+        examples = [
+            _pair_example(self.heldout, self.heldout_pairs, i, swapped=False) for i in indices
+        ]
+        right = map_examples(self._score(params), examples)["right"] > 0
+        pictures = []
+        for example, is_right in zip(examples, right, strict=True):
+            a_wins = bool(example["a_in_front"]) == bool(is_right)
+            front, back = ("mask_a", "mask_b") if a_wins else ("mask_b", "mask_a")
+            photo = self.heldout.photo[int(example["photo"])] * (BOTH_MASKS / 255)
+            photo[example[front], 1] += BOTH_MASKS
+            photo[example[back], 0] += BOTH_MASKS
+            pictures.append(photo if is_right else np.pad(photo[4:-4, 4:-4], ((4, 4), (4, 4), (0, 0))))
+        return contact_sheet([pictures[i : i + 4] for i in range(0, len(pictures), 4)])
+
+    def _score(self, params):
+        @jax.jit
+        def score(batch, position):
+            del position
+            answer = self.network.apply(params, *self._views(batch))
+            logit = front_logit(answer, batch["class_a"], batch["class_b"])
+            return {"right": ((logit > 0) == batch["a_in_front"]).astype(jnp.float32)}
+
+        return score
+
+    def _views(self, batch):
+        def view(layout, mask_a, mask_b):
+            return ordering_view(
+                mask_a, mask_b, layout, self.config.box_size, self.labels.num_classes
+            )
+
+        return jax.vmap(view)(batch["layout"], batch["mask_a"], batch["mask_b"])
+
+
+def _pair_example(store: Store, pairs: Pairs, index: int, *, swapped: bool) -> dict:
+    photo = pairs.photo[index]
+    names = ("b", "a") if swapped else ("a", "b")
+    component = store.component[photo]
+    by_name = {"a": (pairs.a, pairs.class_a), "b": (pairs.b, pairs.class_b)}
+    (first, class_first), (second, class_second) = (by_name[name] for name in names)
+    return {
+        "photo": np.int32(photo),
+        "layout": store.layout[photo],
+        "mask_a": component == first[index],
+        "mask_b": component == second[index],
+        "class_a": np.int32(class_first[index]),
+        "class_b": np.int32(class_second[index]),
+        "a_in_front": np.bool_(pairs.a_in_front[index] != swapped),
+    }

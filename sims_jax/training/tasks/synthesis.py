@@ -1,0 +1,186 @@
+"""The synthesis network's task: the photo behind a simulated canvas. Source: SIMS, Sec. 6."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sims_jax.bank.store import Store
+from sims_jax.canvas.compose import CanvasConfig
+from sims_jax.canvas.simulate import Donors, SimulationConfig, simulate
+from sims_jax.labels import LabelSpace, colorize
+from sims_jax.losses import cross_entropy
+from sims_jax.nets.layers import one_hot_layout
+from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
+from sims_jax.ops.bits import pack_bits_numpy
+from sims_jax.ops.sheet import contact_sheet
+from sims_jax.rng import example_keys, stream_key
+from sims_jax.training.tasks.features import Features
+from sims_jax.training.tasks.heldout import average_over, map_examples, spread
+from sims_jax.types import Canvas
+
+
+@dataclasses.dataclass(frozen=True)
+class DonorTable:
+    """For each of a store's rows its K donors in the bank, best first, and their alignments."""
+
+    row: np.ndarray  # int32 [R, K], -1 where there is none
+    affine: np.ndarray  # float32 [R, K, 2, 3], to the donor's frame
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisTask:
+    """Examples are photos; their canvases are simulated on the device, new at every step.
+
+    Args:
+      segmentation_weight: of the auxiliary head's cross-entropy.
+      features: Φ and its λ.
+      store, donors: the bank, and its rows' donors in itself (other photos).
+      heldout, heldout_donors: photos outside the bank, and their rows' donors in the bank.
+    """
+
+    config: SynthesisConfig
+    canvas: CanvasConfig
+    simulation: SimulationConfig
+    segmentation_weight: float
+    features: Features
+    store: Store
+    donors: DonorTable
+    heldout: Store
+    heldout_donors: DonorTable
+    name: str = "synthesis"
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.store.spec.labels
+
+    @property
+    def count(self) -> int:
+        return len(self.store.ids)
+
+    @property
+    def network(self) -> Synthesis:
+        return Synthesis(self.config, self.labels.num_classes)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A photo, and for each of its segments a donor drawn from its K."""
+        slot = rng.integers(self.donors.row.shape[1], size=self.store.row_of.shape[1])
+        return self._photo_example(self.store, self.donors, index, slot)
+
+    def init(self, key):
+        batch = jax.tree.map(lambda x: x[None], self._heldout_example(0))
+        keys = example_keys(key, jnp.int32(0), jnp.arange(1))
+        return self.network.init(key, *self._inputs(self.simulate(batch, keys, self.simulation)))
+
+    def loss(self, params, batch, keys):
+        """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""
+        canvas = self.simulate(batch, keys, self.simulation)
+        output = self.network.apply(params, *self._inputs(canvas))
+        perceptual, by_layer = self.features.distance(output.photo, _as_float(batch["photo"]))
+        segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
+        metrics = {"perceptual": perceptual, "segmentation": segmentation} | by_layer
+        return perceptual + self.segmentation_weight * segmentation, metrics
+
+    def simulate(self, batch, keys, simulation: SimulationConfig) -> Canvas:
+        """Canvases of a batch, one key an example."""
+
+        def one(key, photo, component, layout, donors):
+            component = component.astype(jnp.int32)
+            photo = _as_float(photo)
+            return simulate(
+                key, photo, component, layout, donors, simulation, self.canvas, self.labels
+            )
+
+        return jax.vmap(one)(
+            keys, batch["photo"], batch["component"], batch["layout"], batch["donors"]
+        )
+
+    def evaluate(self, params) -> dict[str, float]:
+        """Perceptual losses, on held-out photos: of the network and of what it must beat.
+
+        `val_loss`: the photo made of a full simulated canvas; `canvas_loss`: that canvas with its
+        mean colour in the holes; `empty_loss`: the photo made of an empty canvas.
+        """
+        full = dataclasses.replace(self.simulation, missing_share=0.0, empty_share=0.0)
+        empty = dataclasses.replace(self.simulation, empty_share=1.0)
+        paint = self._painter(params)
+
+        @jax.jit
+        def score(batch, position):
+            keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
+            truth = _as_float(batch["photo"])
+            canvas = self.simulate(batch, keys, full)
+            photos = {
+                "val_loss": paint(canvas),
+                "canvas_loss": fill_mean(canvas),
+                "empty_loss": paint(self.simulate(batch, keys, empty)),
+            }
+            return {name: self.features.distance(x, truth)[0] for name, x in photos.items()}
+
+        return average_over(score, [self._heldout_example(i) for i in range(len(self.heldout.ids))])
+
+    def sheet(self, params) -> np.ndarray:
+        """Rows of: layout | simulated canvas | photo | real."""
+        examples = [self._heldout_example(i) for i in spread(len(self.heldout.ids), 6)]
+        paint = self._painter(params)
+
+        @jax.jit
+        def draw(batch, position):
+            keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
+            canvas = self.simulate(batch, keys, self.simulation)
+            return {"canvas": canvas.rgb, "photo": paint(canvas)}
+
+        drawn = map_examples(draw, examples)
+        return contact_sheet([
+            [colorize(example["layout"], self.labels), canvas, photo, example["photo"]]
+            for example, canvas, photo in zip(
+                examples, drawn["canvas"], drawn["photo"], strict=True
+            )
+        ])
+
+    def _painter(self, params):
+        def paint(canvas):
+            return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
+
+        return paint
+
+    def _inputs(self, canvas: Canvas):
+        return one_hot_layout(canvas.layout, self.labels.num_classes), canvas.rgb, canvas.mask
+
+    def _heldout_example(self, index: int):
+        best = np.zeros(self.heldout.row_of.shape[1], dtype=int)
+        return self._photo_example(self.heldout, self.heldout_donors, index, best)
+
+    def _photo_example(self, store: Store, table: DonorTable, index: int, slot: np.ndarray):
+        row = store.row_of[index]
+        donor = np.where(row >= 0, table.row[row, slot], -1)
+        bank = self.store
+        cut = bank.component[bank.row_photo[donor]] == bank.row_component[donor][:, None, None]
+        return {
+            "photo": store.photo[index],
+            "layout": store.layout[index],
+            "component": store.component[index],
+            "donors": Donors(
+                own_mean=store.row_color_mean[row],
+                own_cov=store.row_color_cov[row],
+                mean=bank.row_color_mean[donor],
+                cov=bank.row_color_cov[donor],
+                mask=pack_bits_numpy(cut.reshape(len(row), -1)),
+                affine=table.affine[row, slot],
+                found=donor >= 0,
+            ),
+        }
+
+
+def fill_mean(canvas: Canvas):
+    """The canvas as a photo: its mean colour where it has no pixel."""
+    mask = canvas.mask[..., None]
+    total = jnp.maximum(mask.sum(axis=(1, 2), keepdims=True), 1.0)
+    mean = (canvas.rgb * mask).sum(axis=(1, 2), keepdims=True) / total
+    return canvas.rgb * mask + mean * (1 - mask)
+
+
+def _as_float(photo):
+    return photo.astype(jnp.float32) / 255

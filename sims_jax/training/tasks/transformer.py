@@ -1,0 +1,159 @@
+"""The transformer's task: undo a disturbance of a segment. Source: SIMS, Sec. 4."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sims_jax.bank.store import Store
+from sims_jax.canvas.align import attention_box, mask_box, transformer_view
+from sims_jax.losses import masked_l1
+from sims_jax.nets.transformer import Transformer, TransformerConfig
+from sims_jax.ops.affine import compose_affine, crop_resize, identity_affine
+from sims_jax.ops.sheet import contact_sheet
+from sims_jax.rng import example_keys, stream_key
+from sims_jax.training.tasks.heldout import average_over, map_examples, spread
+
+HELDOUT_EXAMPLES = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class DisturbanceConfig:
+    """Ranges of the random affine maps, in the coordinates of the segment's box.
+
+    Args:
+      max_scale: each axis is scaled by up to this factor, or its inverse.
+      max_shift_frac: of the box's side.
+      max_rotation_deg: either way.
+    """
+
+    max_scale: float
+    max_shift_frac: float
+    max_rotation_deg: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerTask:
+    """Examples are rows of the bank."""
+
+    config: TransformerConfig
+    disturbance: DisturbanceConfig
+    store: Store
+    heldout: Store
+    name: str = "transformer"
+
+    @property
+    def count(self) -> int:
+        return len(self.store.row_class)
+
+    @property
+    def network(self) -> Transformer:
+        return Transformer(self.config, self.store.spec.labels.num_classes)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        del rng
+        return _row_example(self.store, index)
+
+    def init(self, key):
+        batch = jax.tree.map(lambda x: x[None], _row_example(self.store, 0))
+        views = self._views(batch, identity_affine()[None])
+        return self.network.init(key, *views)
+
+    def loss(self, params, batch, keys):
+        """L1 over the union of the masks between the segment and the straightened one."""
+        theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
+        undone = self.network.apply(params, *self._views(batch, theta))
+        return self._distance(batch, theta, undone), {}
+
+    def evaluate(self, params) -> dict[str, float]:
+        """`val_l1`, and `identity_l1`: the same disturbances left as they are."""
+        identity = identity_affine()
+
+        @jax.jit
+        def score(batch, position):
+            keys = example_keys(stream_key(0, "heldout disturbance"), jnp.int32(0), position)
+            theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
+            undone = self.network.apply(params, *self._views(batch, theta))
+            still = jnp.broadcast_to(identity, undone.shape)
+            return {
+                "val_l1": self._distance(batch, theta, undone),
+                "identity_l1": self._distance(batch, theta, still),
+            }
+
+        rows = spread(len(self.heldout.row_class), HELDOUT_EXAMPLES)
+        return average_over(score, [_row_example(self.heldout, row) for row in rows])
+
+    def sheet(self, params) -> np.ndarray:
+        """Rows of: the segment | disturbed | straightened."""
+        @jax.jit
+        def draw(batch, position):
+            keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
+            theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
+            undone = self.network.apply(params, *self._views(batch, theta))
+            still = jnp.broadcast_to(identity_affine(), undone.shape)
+            moved = (still, theta, jax.vmap(compose_affine)(theta, undone))
+            return {i: self._crop(batch, affine)[..., :3] for i, affine in enumerate(moved)}
+
+        rows = spread(len(self.heldout.row_class), 8)
+        drawn = map_examples(draw, [_row_example(self.heldout, row) for row in rows])
+        return contact_sheet(list(zip(drawn[0], drawn[1], drawn[2], strict=True)))
+
+    def _views(self, batch, theta):
+        labels = self.store.spec.labels
+
+        def view(photo, mask, layout, theta):
+            photo = photo.astype(jnp.float32) / 255
+            box, size = self._box(mask)
+            return transformer_view(
+                photo, mask, mask, layout, box, size, labels.num_classes, theta
+            )
+
+        return jax.vmap(view)(batch["photo"], batch["mask"], batch["layout"], theta)
+
+    def _crop(self, batch, theta):
+        """The segment's colours and mask, [B, h, w, 4], moved by theta."""
+
+        def crop(photo, mask, theta):
+            photo = photo.astype(jnp.float32) / 255
+            box, size = self._box(mask)
+            mask = mask.astype(jnp.float32)[..., None]
+            return crop_resize(jnp.concatenate([photo * mask, mask], -1), box, size, theta)
+
+        return jax.vmap(crop)(batch["photo"], batch["mask"], theta)
+
+    def _distance(self, batch, theta, undone):
+        still = jnp.broadcast_to(identity_affine(), theta.shape)
+        truth = self._crop(batch, still)
+        moved = self._crop(batch, jax.vmap(compose_affine)(theta, undone))
+        union = jax.lax.stop_gradient(jnp.maximum(truth[..., 3], moved[..., 3]))
+        return masked_l1(truth[..., :3], moved[..., :3], union)
+
+    def _box(self, mask):
+        box = mask_box(mask)
+        size = self.config.box_size or mask.shape
+        return attention_box(box, box, mask.shape, self.config.box_size), size
+
+
+def disturb(key, config: DisturbanceConfig):
+    """A random affine map [2, 3]: rotation, scales, shift."""
+    turn, scale, shift = jax.random.split(key, 3)
+    limit = jnp.deg2rad(jnp.float32(config.max_rotation_deg))
+    angle = jax.random.uniform(turn, (), minval=-limit, maxval=limit)
+    log_scale = jnp.log(jnp.float32(config.max_scale))
+    scales = jnp.exp(jax.random.uniform(scale, (2,), minval=-log_scale, maxval=log_scale))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    rotation = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
+    # The box spans two units of its coordinates.
+    shift_limit = 2 * config.max_shift_frac
+    offset = jax.random.uniform(shift, (2, 1), minval=-shift_limit, maxval=shift_limit)
+    return jnp.concatenate([rotation * scales, offset], axis=1)
+
+
+def _row_example(store: Store, row: int) -> dict[str, np.ndarray]:
+    photo = store.row_photo[row]
+    return {
+        "photo": store.photo[photo],
+        "mask": store.component[photo] == store.row_component[row],
+        "layout": store.layout[photo],
+    }

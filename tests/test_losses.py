@@ -1,0 +1,105 @@
+"""Losses and metrics: numpy twins, void, empty inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sims_jax import losses, metrics
+from sims_jax.labels import VOID
+
+RNG = np.random.default_rng(0)
+
+
+def random_array(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def test_perceptual_loss_is_the_weighted_sum_of_layer_means():
+    a = {"input": random_array(2, 8, 8, 3), "conv1_2": random_array(2, 4, 4, 5)}
+    b = {name: random_array(*array.shape) for name, array in a.items()}
+    loss, distances = losses.perceptual_loss(a, b, {"input": 2.0, "conv1_2": 0.5})
+    expected = {
+        name: np.abs(np.asarray(a[name]) - np.asarray(b[name])).mean(axis=(1, 2, 3)) for name in a
+    }
+    np.testing.assert_allclose(loss, 2 * expected["input"] + 0.5 * expected["conv1_2"], rtol=1e-5)
+    for name in a:
+        np.testing.assert_allclose(distances[name], expected[name], rtol=1e-5)
+    zero, _ = losses.perceptual_loss(a, a, {"input": 1.0})
+    np.testing.assert_array_equal(zero, 0)
+
+
+def test_calibrated_weights_make_layers_count_the_same():
+    weights = losses.calibrate_weights({"input": 0.25, "conv1_2": jnp.float32(4.0)})
+    assert weights == {"input": 4.0, "conv1_2": 0.25}
+    for bad in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="conv1_2"):
+            losses.calibrate_weights({"conv1_2": bad})
+
+
+def test_cross_entropy_ignores_void():
+    logits = random_array(2, 4, 5, 3)
+    labels = RNG.integers(0, 3, (2, 4, 5)).astype(np.uint8)
+    labels[0, :2] = VOID
+    found = losses.cross_entropy(logits, jnp.asarray(labels))
+    scores = np.asarray(logits, np.float64)
+    log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    for example in range(2):
+        where = labels[example] != VOID
+        picked = log_p[example][where][np.arange(where.sum()), labels[example][where]]
+        np.testing.assert_allclose(found[example], -picked.mean(), rtol=1e-5)
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, jnp.asarray(labels)).sum())(logits)
+    np.testing.assert_array_equal(gradient[0, :2], 0)
+    assert float(jnp.abs(gradient[0, 2:]).min()) > 0
+
+
+def test_cross_entropy_of_nothing_is_zero_with_zero_gradient():
+    labels = jnp.full((1, 2, 2), VOID, jnp.uint8)
+    value, gradient = jax.value_and_grad(lambda x: losses.cross_entropy(x, labels).sum())(
+        random_array(1, 2, 2, 3)
+    )
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_masked_l1_sees_the_mask_only():
+    a, b = random_array(2, 4, 4, 3), random_array(2, 4, 4, 3)
+    mask = jnp.zeros((2, 4, 4), jnp.float32).at[0, :2, :3].set(1.0)
+    found, gradient = jax.value_and_grad(lambda a: losses.masked_l1(a, b, mask).sum())(a)
+    expected = np.abs(np.asarray(a - b))[0, :2, :3].mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert bool(jnp.isfinite(gradient).all())
+    np.testing.assert_array_equal(gradient[1], 0)
+    np.testing.assert_array_equal(gradient[0, 2:], 0)
+
+
+def test_losses_are_float32_and_jit_agrees():
+    a, b = (random_array(2, 4, 4, 3).astype(jnp.bfloat16) for _ in range(2))
+    mask = jnp.ones((2, 4, 4), jnp.bfloat16)
+    labels = jnp.zeros((2, 4, 4), jnp.uint8)
+    for loss, inputs in (
+        (losses.masked_l1, (a, b, mask)),
+        (losses.cross_entropy, (a, labels)),
+        (lambda a, b: losses.perceptual_loss({"l": a}, {"l": b}, {"l": 1.0})[0], (a, b)),
+    ):
+        value = loss(*inputs)
+        assert value.dtype == jnp.float32 and value.shape == (2,)
+        np.testing.assert_allclose(value, jax.jit(loss)(*inputs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+def test_metrics_match_a_count_by_hand(as_array):
+    labels = as_array(np.array([[0, 0, 1, 1, VOID, 3]], np.uint8))
+    prediction = as_array(np.array([[0, 1, 1, VOID, 0, 3]], np.uint8))
+    confusion = np.asarray(metrics.confusion_matrix(prediction, labels, 4))
+    expected = np.zeros((4, 5), np.int32)
+    expected[0, 0] = expected[0, 1] = expected[1, 1] = expected[1, 4] = expected[3, 3] = 1
+    np.testing.assert_array_equal(confusion, expected)
+    # IoU: class 0 1/2, class 1 1/3, class 2 absent, class 3 1/1.
+    assert metrics.mean_iou(confusion) == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
+    assert metrics.pixel_accuracy(confusion) == pytest.approx(3 / 5)
+
+
+def test_metrics_of_nothing_are_nan():
+    confusion = np.zeros((2, 3), np.int64)
+    assert np.isnan(metrics.mean_iou(confusion)) and np.isnan(metrics.pixel_accuracy(confusion))

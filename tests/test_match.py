@@ -1,0 +1,253 @@
+"""Retrieval against a slow twin: python loops over raw layouts, integers, the contract alone."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_segments import LABELS, blocky_layouts, jitted_split, toy_spec, twin_split
+
+from sims_jax.bank.build import describe_photo, prepare_example
+from sims_jax.bank.match import CONTEXT_FRAC, match, score_pairs
+from sims_jax.bank.store import Store, empty_bank, sort_rows, to_device
+from sims_jax.labels import CAMVID, VOID
+from sims_jax.ops.affine import enlarge_box
+from sims_jax.types import BankSpec
+
+
+def nearest(image, grid):
+    height, width = image.shape
+    rows = [((2 * i + 1) * height) // (2 * grid[0]) for i in range(grid[0])]
+    columns = [((2 * j + 1) * width) // (2 * grid[1]) for j in range(grid[1])]
+    return image[np.ix_(rows, columns)]
+
+
+def twin_context(mask, grid):
+    """The cells inside the enlarged box of a mask, as a mask."""
+    inside = np.zeros(grid, bool)
+    ys, xs = np.nonzero(mask)
+    if ys.size:
+        (y0, y1), (x0, x1) = (ys.min(), ys.max() + 1), (xs.min(), xs.max() + 1)
+        dy, dx = (y1 - y0) / 8, (x1 - x0) / 8
+        top, left = max(0, int(np.floor(y0 - dy))), max(0, int(np.floor(x0 - dx)))
+        inside[top : int(np.ceil(y1 + dy)), left : int(np.ceil(x1 + dx))] = True
+    return inside
+
+
+def twin_segments(layout, spec, instance=None):
+    """(class, grid mask, context mask, labels, component) of each segment of one layout."""
+    component, class_id, *_ = twin_split(layout, spec, instance)
+    cells, labels = nearest(component, spec.grid), nearest(layout, spec.grid)
+    masks = [cells == n for n in range((class_id >= 0).sum())]
+    return [
+        (class_id[n], mask, twin_context(mask, spec.grid), labels, n)
+        for n, mask in enumerate(masks)
+    ]
+
+
+def twin_score(query, row, spec):
+    _, mask, inside, labels, _ = query
+    _, other_mask, other_inside, other_labels, _ = row
+    shift = 31 - int(spec.grid[0] * spec.grid[1]).bit_length()
+    a, b = int((mask & other_mask).sum()), int((mask | other_mask).sum())
+    equal = inside & other_inside & (labels == other_labels) & (labels != VOID)
+    c = int(equal.sum())
+    labelled = int((inside & (labels != VOID)).sum())
+    d = labelled + int((other_inside & (other_labels != VOID)).sum()) - c
+    return ((a << shift) // b if b else 0) + ((c << shift) // d if d else 0)
+
+
+def twin_match(photos, layouts, spec, candidates, exclude):
+    """For each layout and segment the best (score, photo, component), best first."""
+    bank = [(p, row) for p, layout in enumerate(photos) for row in twin_segments(layout, spec)]
+    result = []
+    for b, layout in enumerate(layouts):
+        found = []
+        for query in twin_segments(layout, spec):
+            scored = [
+                (-twin_score(query, row, spec), p, row[4])
+                for p, row in bank
+                if row[0] == query[0] and not exclude[b, p]
+            ]
+            found.append([(-s, p, c) for s, p, c in sorted(scored)[:candidates]])
+        result.append(found)
+    return result
+
+
+def assert_equals_twin(rows, matches, twin):
+    photo, component = np.asarray(rows.photo), np.asarray(rows.component)
+    row, score = np.asarray(matches.row), np.asarray(matches.score)
+    for b, found in enumerate(twin):
+        for n in range(row.shape[1]):
+            expected = found[n] if n < len(found) else []
+            got = [
+                (int(s), int(photo[r]), int(component[r]))
+                for r, s in zip(row[b, n], score[b, n], strict=True)
+                if r >= 0
+            ]
+            assert got == expected, (b, n)
+            assert (row[b, n, len(got) :] == -1).all()
+            assert (score[b, n, len(got) :] == 0).all()
+
+
+def bank_of(layouts, spec, devices=None):
+    return to_device(store_of(layouts, spec), devices or jax.devices()[:1])
+
+
+def store_of(layouts, spec):
+    """A store in memory, whose photos have no pixels worth looking at."""
+    segments = jax.device_get(jitted_split(layouts, spec=spec))
+    geometry, appearance = [], []
+    for p, layout in enumerate(layouts):
+        example = {"id": f"{p:04d}", "video": "v", "frame": p, "layout": layout}
+        example["photo"] = np.zeros((*layout.shape, 3), np.uint8)
+        one = jax.tree.map(lambda leaf, p=p: leaf[p], segments)
+        arrays, _ = describe_photo(prepare_example(example, spec), one)
+        geometry.append(np.insert(arrays["row_geometry"], 0, p, axis=1))
+        appearance.append(arrays["row_appearance"])
+    count = len(layouts)
+    return Store(
+        folder=pathlib.Path("memory"),
+        spec=spec,
+        digest="",
+        ids=tuple(f"{p:04d}" for p in range(count)),
+        videos=("v",) * count,
+        frames=np.arange(count, dtype=np.int32),
+        photo=np.zeros((*layouts.shape, 3), np.uint8),
+        layout=layouts,
+        component=segments.component.astype(np.int16),
+        instances=None,
+        depth=None,
+        coarse=None,
+        **sort_rows(np.concatenate(geometry), np.concatenate(appearance), count, spec),
+    )
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Photos with planted copies (ties), two query layouts, one of them a photo's."""
+    spec = toy_spec()
+    photos = blocky_layouts(5, 9, spec.image_size)
+    photos[4] = photos[1]
+    photos[7] = photos[1]
+    photos[8] = VOID
+    queries = np.stack([photos[1], blocky_layouts(6, 1, spec.image_size)[0]])
+    return spec, photos, queries
+
+
+jitted_match = jax.jit(match, static_argnames="candidates")
+
+
+@pytest.mark.parametrize("candidates", [1, 5, 300])
+def test_match_equals_twin(toy, candidates):
+    spec, photos, queries = toy
+    bank = bank_of(photos, spec)
+    twin = twin_match(photos, queries, spec, candidates, np.zeros((2, 9), bool))
+    matches = jitted_match(bank.rows, queries, candidates=candidates)
+    assert_equals_twin(bank.rows, matches, twin)
+    best = np.asarray(bank.rows.photo)[np.asarray(matches.row)[0, :3, 0]]
+    assert (best == 1).all()  # of three copies the first
+    assert not np.asarray(matches.chosen).any()
+
+
+def test_match_excludes_photos(toy):
+    spec, photos, queries = toy
+    exclude = np.zeros((2, 9), bool)
+    exclude[0, [1, 4]] = True
+    exclude[1] = True
+    bank = bank_of(photos, spec)
+    matches = jitted_match(bank.rows, queries, candidates=4, exclude=exclude)
+    assert_equals_twin(bank.rows, matches, twin_match(photos, queries, spec, 4, exclude))
+    assert (np.asarray(matches.row)[1] == -1).all()
+
+
+def test_match_with_instances_equals_splitting_by_them(toy):
+    spec, photos, queries = toy
+    instances = np.zeros(queries.shape, np.uint16)
+    instances[:, :, 16:] = 1
+    bank = bank_of(photos, spec)
+    matches = jitted_match(bank.rows, queries, candidates=3, instances=instances)
+    query = twin_segments(queries[1], spec, instances[1])
+    valid = np.asarray(matches.segments.valid)[1]
+    assert valid.sum() == len(query)
+    assert (np.asarray(matches.row)[1, valid, 0] >= 0).all()
+
+
+def test_eight_devices_equal_one(toy):
+    spec, photos, queries = toy
+    if len(jax.devices()) < 8:
+        pytest.skip("needs 8 devices")
+    one, eight = bank_of(photos, spec), bank_of(photos, spec, jax.devices()[:8])
+    assert len(eight.rows.mask.sharding.device_set) == 8
+    exclude = np.zeros((2, 9), bool)
+    exclude[0, 2] = True
+    padded = np.pad(exclude, ((0, 0), (0, eight.rows.layouts.shape[0] - 9)))
+    expected = jitted_match(one.rows, queries, candidates=6, exclude=exclude)
+    found = jitted_match(eight.rows, queries, candidates=6, exclude=padded)
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
+
+
+def test_eager_equals_jit(toy):
+    spec, photos, queries = toy
+    bank = bank_of(photos, spec)
+    eager = match(bank.rows, jnp.asarray(queries[:1]), candidates=3)
+    jitted = jitted_match(bank.rows, queries[:1], candidates=3)
+    jax.tree.map(np.testing.assert_array_equal, eager, jitted)
+
+
+def test_empty_bank_gives_nothing(toy):
+    spec, _, queries = toy
+    matches = jitted_match(empty_bank(spec).rows, queries, candidates=3)
+    assert (np.asarray(matches.row) == -1).all()
+    assert (np.asarray(matches.score) == 0).all()
+    assert matches.row.shape == (2, spec.max_segments, 3)
+
+
+def test_segments_between_the_cells_score_zero_but_stay_candidates():
+    spec = BankSpec(LABELS, (24, 32), (3, 4), 8, 0.0)
+    layouts = np.full((1, 24, 32), VOID, np.uint8)
+    layouts[0, 0, :3] = 5
+    bank = bank_of(layouts, spec)
+    matches = jitted_match(bank.rows, layouts, candidates=2)
+    assert np.asarray(matches.row)[0, 0].tolist() == [0, -1]
+    assert np.asarray(matches.score)[0, 0].tolist() == [0, 0]
+
+
+def test_match_refuses_another_size(toy):
+    spec, _, queries = toy
+    with pytest.raises(ValueError, match="expected"):
+        match(empty_bank(spec).rows, jnp.asarray(queries[:, 1:]))
+
+
+def test_score_pairs_spans_the_integers():
+    for grid in [(1, 2), (12, 16), (60, 80), (128, 256), (256, 512)]:
+        cells = grid[0] * grid[1]
+        shift = 31 - cells.bit_length()
+        counts = np.array([[cells, cells], [0, 0], [1, cells], [cells - 1, cells], [0, 5]])
+        a, b = jnp.asarray(counts.T, jnp.int32)
+        found = np.asarray(score_pairs(a, b, a, b, grid))
+        ratio = [(int(x) << shift) // int(y) if y else 0 for x, y in counts]
+        assert found.dtype == np.uint32
+        assert found.tolist() == [2 * value for value in ratio]
+
+
+def test_contexts_round_outwards_and_clip():
+    boxes = jnp.array([[8, 8, 16, 16], [3, 3, 4, 5], [0, 0, 20, 20], [0, 0, 0, 0]], jnp.int32)
+    found = np.asarray(enlarge_box(boxes, CONTEXT_FRAC, (20, 18)))
+    expected = [[7, 7, 17, 17], [2, 2, 5, 6], [0, 0, 20, 18], [0, 0, 0, 0]]
+    assert found.tolist() == expected
+
+
+def test_match_equals_twin_on_camvid(camvid_root):
+    spec = BankSpec(CAMVID, (60, 80), (15, 20), 24, 0.002)
+    paths = sorted((camvid_root / "trainannot").glob("*.png"))[::12]
+    layouts = np.stack([np.asarray(Image.open(path)) for path in paths])
+    layouts = np.stack([nearest(layout, spec.image_size) for layout in layouts]).astype(np.uint8)
+    layouts[layouts >= CAMVID.num_classes] = VOID
+    photos, queries = layouts[:20], layouts[20:23]
+    bank = bank_of(photos, spec)
+    twin = twin_match(photos, queries, spec, 10, np.zeros((3, 20), bool))
+    matches = jitted_match(bank.rows, queries, candidates=10)
+    assert_equals_twin(bank.rows, matches, twin)

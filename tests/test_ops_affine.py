@@ -1,0 +1,222 @@
+"""Affine sampling: exact cases, round trips, a numpy twin of the frames, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import ndimage
+
+from sims_jax.ops.affine import (
+    box_to_frame,
+    compose_affine,
+    crop_labels,
+    crop_resize,
+    enlarge_box,
+    identity_affine,
+    invert_affine,
+    sample_affine,
+    union_box,
+)
+from sims_jax.ops.resize import resize_labels
+
+IDENTITY = identity_affine()
+sample = jax.jit(sample_affine, static_argnums=2)
+crop = jax.jit(crop_resize, static_argnums=2)
+
+
+def random_image(height=18, width=23, channels=3):
+    image = np.random.default_rng(0).random((height, width, channels))
+    return jnp.asarray(image, jnp.float32)
+
+
+def smooth_image(height=64, width=80):
+    y, x = np.indices((height, width)) / height
+    image = np.stack([np.sin(5 * x + 2 * y), np.cos(4 * y), x * y], axis=-1)
+    return jnp.asarray(image, jnp.float32)
+
+
+def random_affine(seed, spread=0.15, shift=3.0):
+    rng = np.random.default_rng(seed)
+    linear = np.eye(2) + rng.uniform(-spread, spread, (2, 2))
+    return jnp.asarray(np.column_stack([linear, rng.uniform(-shift, shift, 2)]), jnp.float32)
+
+
+def shift_affine(x, y):
+    return IDENTITY.at[:, 2].set(jnp.asarray([x, y], jnp.float32))
+
+
+@pytest.mark.parametrize("size", [(18, 23), (7, 8), (1, 1)])
+def test_identity_is_exact(size):
+    image = random_image(*size)
+    box = jnp.asarray([0, 0, *size])
+    for result in (
+        sample_affine(image, IDENTITY),
+        sample(image, IDENTITY),
+        crop_resize(image, box, size),
+        crop(image, box, size),
+        crop(image, box, size, IDENTITY),
+    ):
+        np.testing.assert_array_equal(result, image)
+
+
+@pytest.mark.parametrize(("x", "y"), [(3, 0), (0, -2), (-4, 5)])
+def test_integer_shift_is_a_roll(x, y):
+    image = random_image()
+    moved = np.asarray(sample(image, shift_affine(x, y)))
+    expected = np.roll(np.asarray(image), (-y, -x), axis=(0, 1))
+    rows = np.arange(18)[:, None] + y
+    columns = np.arange(23) + x
+    inside = (rows >= 0) & (rows < 18) & (columns >= 0) & (columns < 23)
+    np.testing.assert_allclose(moved, np.where(inside[..., None], expected, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sampling_is_scipys(seed):
+    image, affine = random_image(), random_affine(seed, shift=6)
+    height, width, _ = image.shape
+    size = (15, 20)
+    x, y = np.meshgrid(np.arange(20) + 0.5 - 10, np.arange(15) + 0.5 - 7.5)
+    u = np.asarray(affine, np.float64) @ np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
+    where = [u[1] + height / 2 - 0.5, u[0] + width / 2 - 0.5]
+    expected = np.stack(
+        [
+            ndimage.map_coordinates(np.pad(channel, 1), np.array(where) + 1, order=1)
+            for channel in np.moveaxis(np.asarray(image), -1, 0)
+        ],
+        axis=-1,
+    )
+    found = sample(image, affine, size)
+    np.testing.assert_allclose(found.reshape(-1, 3), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_undo_a_random_warp(seed):
+    image, affine = smooth_image(), random_affine(seed)
+    undone = sample(sample(image, affine), invert_affine(affine))
+    np.testing.assert_allclose(undone[20:-20, 20:-20], image[20:-20, 20:-20], atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_invert_and_compose(seed):
+    outer, inner = random_affine(seed), random_affine(seed + 10)
+    point = jnp.asarray([3.0, -7.0], jnp.float32)
+
+    def move(affine, u):
+        return affine[:, :2] @ u + affine[:, 2]
+
+    composed = compose_affine(outer, inner)
+    np.testing.assert_allclose(move(composed, point), move(outer, move(inner, point)), atol=1e-4)
+    for both in ((outer, invert_affine(outer)), (invert_affine(outer), outer)):
+        np.testing.assert_allclose(compose_affine(*both), IDENTITY, atol=1e-5)
+    image = smooth_image()
+    twice = sample(sample(image, outer), inner)[20:-20, 20:-20]
+    np.testing.assert_allclose(sample(image, composed)[20:-20, 20:-20], twice, atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_box_to_frame_against_numpy(seed):
+    """Moves points one at a time: frame to box, theta, box to frame."""
+    rng = np.random.default_rng(seed)
+    theta, size = random_affine(seed, shift=0.4), (40, 60)
+    box = np.array([5, 11, 33, 29])
+    affine = box_to_frame(theta, jnp.asarray(box), size)
+    y0, x0, y1, x1 = box
+    for u in rng.uniform(-20, 20, (5, 2)):
+        pixel = u + [size[1] / 2, size[0] / 2]
+        in_box = 2 * (pixel - [x0, y0]) / [x1 - x0, y1 - y0] - 1
+        moved = np.asarray(theta)[:, :2] @ in_box + np.asarray(theta)[:, 2]
+        back = (moved + 1) / 2 * [x1 - x0, y1 - y0] + [x0, y0] - [size[1] / 2, size[0] / 2]
+        found = np.asarray(affine)[:, :2] @ u + np.asarray(affine)[:, 2]
+        np.testing.assert_allclose(found, back, atol=1e-3)
+
+
+def test_box_to_frame_identity_is_exact_and_agrees_with_crop():
+    box = jnp.asarray([3, 7, 17, 40])
+    np.testing.assert_array_equal(box_to_frame(IDENTITY, box, (50, 70)), IDENTITY)
+    assert jnp.isfinite(box_to_frame(IDENTITY, jnp.zeros(4, jnp.int32), (50, 70))).all()
+    image, theta = smooth_image(50, 70), random_affine(0, shift=0.2)
+    moved = sample(image, box_to_frame(theta, box, (50, 70)))
+    cut = crop(image, box, (14, 33), theta)
+    np.testing.assert_allclose(cut, moved[3:17, 7:40], atol=1e-4)
+
+
+def test_crop_resize_cuts_and_pads():
+    image = random_image()
+    cut = crop(image, jnp.asarray([2, 3, 10, 15]), (8, 12))
+    np.testing.assert_allclose(cut, image[2:10, 3:15], atol=1e-5)
+    beyond = crop(image, jnp.asarray([-4, 0, 18, 23]), (22, 23))
+    np.testing.assert_allclose(beyond, jnp.pad(image, ((4, 0), (0, 0), (0, 0))), atol=1e-5)
+    assert not crop(image, jnp.zeros(4, jnp.int32) - 5, (3, 3)).any()
+
+
+def test_crop_labels_follows_resize_labels():
+    labels = np.random.default_rng(0).integers(0, 250, (20, 30)).astype(np.uint8)
+    box = jnp.asarray([3, 5, 17, 28], jnp.int32)
+    for size in ((14, 23), (5, 7), (40, 31)):
+        found = jax.jit(crop_labels, static_argnums=2)(jnp.asarray(labels), box, size)
+        assert found.dtype == jnp.uint8
+        np.testing.assert_array_equal(found, resize_labels(labels[3:17, 5:28], size))
+
+
+def test_gradients():
+    image, affine = smooth_image(12, 14), random_affine(1, shift=0.3)
+    check_grads(lambda image: sample(image, affine), (image,), 1, ("rev",), 1e-2, 1e-2)
+    weight = random_image(9, 9)
+
+    @jax.jit
+    def loss(theta):
+        return jnp.sum(weight * crop(image, jnp.asarray([1, 1, 11, 12]), (9, 9), theta))
+
+    step = 1e-3
+    theta = random_affine(2, spread=0.05, shift=0.05)
+    slope = np.asarray(jax.grad(loss)(theta))
+    for index in np.ndindex(2, 3):
+        change = jnp.zeros((2, 3), jnp.float32).at[index].set(step)
+        numeric = (loss(theta + change) - loss(theta - change)) / (2 * step)
+        np.testing.assert_allclose(slope[index], numeric, rtol=0.1, atol=0.02 * abs(slope).max())
+
+
+@pytest.mark.parametrize("affine", [IDENTITY, IDENTITY * 0, IDENTITY * 1e6, shift_affine(1e4, 0)])
+def test_gradients_are_finite(affine):
+    for image in (jnp.zeros((6, 7, 4), jnp.float32), jnp.ones((6, 7, 4), jnp.float32)):
+        value, slopes = jax.value_and_grad(
+            lambda image, affine: jnp.sum(sample(image, affine) ** 2), argnums=(0, 1)
+        )(image, affine)
+        assert jnp.isfinite(value)
+        assert all(jnp.isfinite(slope).all() for slope in slopes)
+
+
+def test_eager_jit_vmap_agree():
+    images = jnp.stack([random_image(channels=4), random_image(channels=4) * 0.5])
+    affines = jnp.stack([random_affine(0), random_affine(1)])
+    mapped = jax.jit(jax.vmap(sample_affine))(images, affines)
+    for image, affine, one in zip(images, affines, mapped, strict=True):
+        np.testing.assert_allclose(sample_affine(image, affine), one, atol=1e-5)
+
+
+def test_enlarge_box_is_exact():
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 60, (50, 2))
+    boxes = np.concatenate([low, low + rng.integers(0, 40, (50, 2))], axis=1).astype(np.int32)
+    size = (64, 96)
+    for box, found in zip(boxes, enlarge_box(jnp.asarray(boxes), 0.125, size), strict=True):
+        sides = (box[2:] - box[:2]) / 8
+        expected = [
+            *np.maximum(np.floor(box[:2] - sides), 0),
+            *np.minimum(np.ceil(box[2:] + sides), size),
+        ]
+        np.testing.assert_array_equal(found, expected)
+    loose = enlarge_box(jnp.asarray([0, 0, 8, 4]), 0.125)
+    np.testing.assert_allclose(loose, [-1, -0.5, 9, 4.5])
+    tenth = enlarge_box(jnp.asarray([10, 10, 20, 30]), 0.1, size)
+    np.testing.assert_array_equal(tenth, [9, 8, 21, 32])
+    with pytest.raises(ValueError, match="expected a fraction"):
+        enlarge_box(jnp.zeros(4, jnp.int32), 8, size)
+    with pytest.raises(TypeError, match="expected integers"):
+        enlarge_box(jnp.zeros(4, jnp.float32), 0.125, size)
+
+
+def test_union_box():
+    union = union_box(jnp.asarray([1, 5, 3, 9]), jnp.asarray([[0, 6, 2, 7], [2, 2, 9, 3]]))
+    np.testing.assert_array_equal(union, [[0, 5, 3, 9], [1, 2, 9, 9]])

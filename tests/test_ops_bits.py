@@ -1,0 +1,49 @@
+"""Packed bits against Python integers, and round trips."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sims_jax.ops.bits import count_common, pack_bits, pack_bits_numpy, read_bits, unpack_bits
+
+COUNTS = (1, 31, 32, 33, 100, 256)
+
+
+def random_mask(*shape):
+    return np.random.default_rng(0).random(shape) < 0.4
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_pack_is_little_endian(count):
+    mask = random_mask(count)
+    number = sum(1 << i for i in range(count) if mask[i])
+    expected = [(number >> (32 * w)) & 0xFFFFFFFF for w in range(-(-count // 32))]
+    words = pack_bits(jnp.asarray(mask))
+    assert words.dtype == jnp.uint32
+    np.testing.assert_array_equal(words, np.array(expected, np.uint32))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_round_trip(count, batch):
+    mask = random_mask(*batch, count)
+    words = pack_bits(jnp.asarray(mask))
+    np.testing.assert_array_equal(words, pack_bits_numpy(mask))
+    np.testing.assert_array_equal(unpack_bits(words, count), mask)
+
+
+def test_read_bits():
+    mask = random_mask(5, 70)
+    row, cell = np.indices(mask.shape, dtype=np.int32)
+    words = pack_bits(jnp.asarray(mask))
+    np.testing.assert_array_equal(read_bits(words, jnp.asarray(row), jnp.asarray(cell)), mask)
+
+
+def test_count_common():
+    a, b = random_mask(2, 7, 90)
+    words_a, words_b = pack_bits(jnp.asarray(a)), pack_bits(jnp.asarray(b))
+    expected = (a[:, None] & b[None]).sum(-1)
+    np.testing.assert_array_equal(count_common(words_a[:, None], words_b[None]), expected)
+    mapped = jax.jit(jax.vmap(count_common))(words_a, words_b)
+    np.testing.assert_array_equal(mapped, (a & b).sum(-1))

@@ -1,0 +1,65 @@
+"""Morphology against scipy, distances against their definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from sims_jax.ops import morphology
+from sims_jax.ops.morphology import distance_to_boundary, distance_to_change
+
+dilate = jax.jit(morphology.dilate, static_argnums=1)
+erode = jax.jit(morphology.erode, static_argnums=1)
+
+
+def random_mask(density=0.5):
+    return np.random.default_rng(0).random((2, 15, 22)) < density
+
+
+@pytest.mark.parametrize("radius_px", [0, 1, 2, 20])
+def test_dilate_and_erode_are_scipys(radius_px):
+    square = np.ones((1, 2 * radius_px + 1, 2 * radius_px + 1))
+    sparse, dense = random_mask(0.03), random_mask(0.97)
+    grown = ndimage.binary_dilation(sparse, square)
+    shrunk = ndimage.binary_erosion(dense, square, border_value=1)
+    np.testing.assert_array_equal(dilate(jnp.asarray(sparse), radius_px), grown)
+    np.testing.assert_array_equal(erode(jnp.asarray(dense), radius_px), shrunk)
+
+
+def test_full_frame_is_not_eroded():
+    assert erode(jnp.ones((6, 7), bool), 3).all()
+    assert not dilate(jnp.zeros((6, 7), bool), 3).any()
+
+
+@pytest.mark.parametrize("max_px", [1, 2, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_distance_is_the_nearest_other_label(max_px, dtype):
+    coarse = np.random.default_rng(1).integers(0, 4, (4, 5))
+    labels = np.kron(coarse, np.ones((4, 5))).astype(dtype)
+    y, x = (axis.reshape(-1) for axis in np.indices(labels.shape))
+    apart = np.maximum(abs(y[:, None] - y), abs(x[:, None] - x))
+    differs = labels.reshape(-1, 1) != labels.reshape(-1)
+    expected = np.where(differs, apart, max_px).min(axis=1).clip(max=max_px)
+    found = distance_to_change(jnp.asarray(labels), max_px)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, expected.reshape(labels.shape))
+
+
+def test_distance_to_boundary_is_scipys():
+    mask = np.zeros((20, 24), bool)
+    mask[3:17, 5:] = True  # reaches the right border, which is no boundary
+    padded = np.pad(mask, ((0, 0), (0, 24)), mode="edge")
+    expected = ndimage.distance_transform_cdt(padded, "chessboard")[:, :24].clip(max=6)
+    np.testing.assert_array_equal(distance_to_boundary(jnp.asarray(mask), 6), expected)
+    assert (distance_to_boundary(jnp.ones((4, 4), bool), 6) == 6).all()
+
+
+@pytest.mark.parametrize("name", ["dilate", "erode", "distance_to_boundary"])
+def test_eager_jit_vmap_agree(name):
+    operation = getattr(morphology, name)
+    mask = jnp.asarray(random_mask(0.9))
+    eager = operation(mask, 3)
+    np.testing.assert_array_equal(eager, jax.jit(operation, static_argnums=1)(mask, 3))
+    mapped = jax.jit(jax.vmap(lambda one: operation(one, 3)))(mask)
+    np.testing.assert_array_equal(eager, mapped)

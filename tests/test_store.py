@@ -1,0 +1,324 @@
+"""Banks on disk: round trips, kills, damage, and the donors kept beside them."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_match import assert_equals_twin, jitted_match, twin_match
+from test_segments import blocky_layouts, toy_spec, twin_split
+
+from sims_jax.bank.build import BANK_FILE, PARTS_FOLDER, build_bank
+from sims_jax.bank.donors import find_donors, near_photos
+from sims_jax.bank.store import empty_bank, open_bank, to_device
+from sims_jax.labels import VOID
+from sims_jax.ops.color import color_statistics
+from sims_jax.types import InputError
+
+PHOTOS = 11
+SPEC = toy_spec()
+
+
+class ToySource:
+    """Two videos of blocky photos with instances and depth; stops where it is told to."""
+
+    def __init__(self, count=PHOTOS, killed_at=None, seed=0, size=SPEC.image_size):
+        rng = np.random.default_rng(seed)
+        self.layouts = blocky_layouts(seed, count, size)
+        self.photos = rng.integers(0, 256, (count, *size, 3)).astype(np.uint8)
+        self.depths = rng.uniform(1, 50, (count, *size)).astype(np.float32)
+        self.depths[rng.random(self.depths.shape) < 0.2] = 0
+        self.instances = rng.integers(0, 3, (count, *size)).astype(np.uint16)
+        self.instances[:] = self.instances[:, :1, :1]
+        self.killed_at = killed_at
+
+    def __len__(self):
+        return len(self.layouts)
+
+    def __getitem__(self, index):
+        if index == self.killed_at:
+            raise KeyboardInterrupt
+        return {
+            # Ids neither in the order of the source nor fit to be file names.
+            "id": f"street/{(index * 7) % 11:02d}",
+            "photo": self.photos[index],
+            "layout": self.layouts[index],
+            "instances": self.instances[index],
+            "depth": self.depths[index],
+            "video": "ab"[index % 2],
+            "frame": 30 * index,
+        }
+
+
+def build(folder, source=None, spec=SPEC, **options):
+    options = {"source_name": "toy", "licence": "CC0"} | options
+    return build_bank(ToySource() if source is None else source, spec, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def bank_folder(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("bank") / "bank")
+
+
+@pytest.fixture
+def copy(bank_folder, tmp_path):
+    return pathlib.Path(shutil.copytree(bank_folder, tmp_path / "copy"))
+
+
+def test_round_trip(bank_folder):
+    source, store = ToySource(), open_bank(bank_folder)
+    assert store.spec == SPEC
+    assert list(store.ids) == sorted(store.ids)
+    assert len(store.ids) == PHOTOS
+    assert store.coarse is None
+    rows = 0
+    for index in range(PHOTOS):
+        example = source[index]
+        photo = store.ids.index(example["id"])
+        assert (store.videos[photo], store.frames[photo]) == (example["video"], example["frame"])
+        for field in ("photo", "layout", "instances", "depth"):
+            np.testing.assert_array_equal(getattr(store, field)[photo], example[field])
+        component, class_id, area, box, _ = twin_split(
+            example["layout"], SPEC, example["instances"]
+        )
+        np.testing.assert_array_equal(store.component[photo], component)
+        for n in np.flatnonzero(class_id >= 0):
+            row = store.row_of[photo, n]
+            assert store.row_photo[row] == photo
+            assert store.row_component[row] == n
+            assert store.row_class[row] == class_id[n]
+            assert store.row_area_px[row] == area[n]
+            assert store.row_box_yx[row].tolist() == box[n].tolist()
+            known = example["depth"][(component == n) & (example["depth"] > 0)]
+            np.testing.assert_allclose(store.row_depth_m[row], np.median(known), rtol=1e-6)
+            rows += 1
+        assert (store.row_of[photo, class_id < 0] == -1).all()
+    assert rows == store.row_photo.size
+    order = np.lexsort((store.row_component, store.row_photo, store.row_class))
+    np.testing.assert_array_equal(order, np.arange(rows))
+
+
+def test_color_statistics_are_the_segments(bank_folder):
+    store = open_bank(bank_folder)
+    for row in range(0, store.row_photo.size, 17):
+        photo = store.row_photo[row]
+        weight = store.component[photo] == store.row_component[row]
+        image = store.photo[photo].astype(np.float32) / 255
+        mean, cov = color_statistics(jnp.asarray(image), jnp.asarray(weight, jnp.float32))
+        np.testing.assert_allclose(store.row_color_mean[row], mean, atol=1e-5)
+        np.testing.assert_allclose(store.row_color_cov[row], cov, atol=1e-5)
+
+
+def test_killed_build_continues_to_the_same_bank(bank_folder, tmp_path):
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, ToySource(killed_at=9))
+    assert len(list((folder / PARTS_FOLDER).iterdir())) == 8  # one batch
+    with pytest.raises(InputError, match="unfinished"):
+        open_bank(folder)
+    half = folder / PARTS_FOLDER / ".tmp-street%2F02"
+    half.mkdir()
+    (half / "photo").write_text("half")
+    stray = folder / PARTS_FOLDER / ".tmp-other"
+    stray.mkdir()
+    kept = {path: path.stat().st_mtime_ns for path in (folder / PARTS_FOLDER).glob("street*")}
+    build(folder)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    one, other = open_bank(folder), open_bank(bank_folder)
+    assert one.digest == other.digest
+    for field in ("photo", "component", "row_color_cov", "row_of"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+def test_finished_bank_is_left_alone(copy):
+    before = (copy / BANK_FILE).stat().st_mtime_ns
+    build(copy, ToySource(killed_at=0))
+    assert (copy / BANK_FILE).stat().st_mtime_ns == before
+
+
+def test_digest_is_of_contents(bank_folder, tmp_path):
+    assert open_bank(build(tmp_path / "same", licence="other")).digest == open_bank(bank_folder).digest
+    other = build(tmp_path / "other", ToySource(seed=1))
+    assert open_bank(other).digest != open_bank(bank_folder).digest
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_another_spec_is_refused(copy, tmp_path, unfinished):
+    folder = tmp_path / "killed" if unfinished else copy
+    if unfinished:
+        with pytest.raises(KeyboardInterrupt):
+            build(folder, ToySource(killed_at=9))
+    with pytest.raises(InputError, match=r"grid.*delete its folder or choose another workdir"):
+        build(folder, spec=dataclasses.replace(SPEC, grid=(6, 8)))
+    with pytest.raises(InputError, match="another source"):
+        build(folder, source_name="other")
+
+
+def test_no_photos_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="toy: found 0 examples"):
+        build(tmp_path / "bank", ToySource(count=0))
+    with pytest.raises(InputError, match="all of excluded videos"):
+        build(tmp_path / "bank", exclude_videos=("a", "b"))
+
+
+def test_excluded_videos_are_not_in_the_bank(tmp_path):
+    store = open_bank(build(tmp_path / "bank", exclude_videos=("a",)))
+    assert set(store.videos) == {"b"}
+
+
+def test_photos_of_another_size_are_resampled(tmp_path):
+    source = ToySource(count=2, size=(48, 64))
+    store = open_bank(build(tmp_path / "bank", source))
+    photo = store.ids.index(source[1]["id"])
+    np.testing.assert_array_equal(store.layout[photo], source.layouts[1, 1::2, 1::2])
+    np.testing.assert_array_equal(store.depth[photo], source.depths[1, 1::2, 1::2])
+    means = source.photos[1].mean(), store.photo[photo].mean()
+    assert abs(means[0] - means[1]) < 2
+    assert store.photo[photo].std() < source.photos[1].std() / 1.5  # antialiased
+
+
+def test_ids_outside_the_label_space_are_refused(tmp_path):
+    source = ToySource()
+    source.layouts[3, 0, 0] = 77
+    with pytest.raises(InputError, match=r"street/10.*found ids \[77\].*expected 0 to 5"):
+        build(tmp_path / "bank", source)
+
+
+def flip_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize("damage", [flip_byte, truncate, pathlib.Path.unlink])
+@pytest.mark.parametrize(
+    "file",
+    ["photo/0.0.0", "component/0.0", "row_geometry/0.0", "depth/zarr.json", "part.json"],
+)
+def test_damage_names_the_file(copy, damage, file):
+    if file.endswith("zarr.json") and damage is flip_byte:
+        pytest.skip("a description is not checksummed; the digest covers what it describes")
+    path = copy / PARTS_FOLDER / "street%2F03" / file
+    damage(path)
+    with pytest.raises(InputError) as error:
+        open_bank(copy)
+    expected = path.parent if file == "part.json" and damage is flip_byte else path
+    assert str(expected) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_zeros_are_read_and_not_filled_in(tmp_path):
+    source = ToySource(count=2)
+    source.photos[:] = 0
+    folder = build(tmp_path / "bank", source)
+    assert open_bank(folder).photo.max() == 0
+    next((folder / PARTS_FOLDER).glob("*/photo/0.0.0")).unlink()
+    with pytest.raises(InputError, match="missing"):
+        open_bank(folder)
+
+
+def test_lost_part_is_an_error(copy):
+    shutil.rmtree(copy / PARTS_FOLDER / "street%2F03")
+    with pytest.raises(InputError, match="found 10 photos"):
+        open_bank(copy)
+
+
+def test_no_bank_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"bank\.json: found no such file"):
+        open_bank(tmp_path)
+
+
+def test_to_device_pads_and_shards(bank_folder):
+    store = open_bank(bank_folder)
+    devices = jax.devices()
+    bank, one = to_device(store, devices), to_device(store, devices[:1])
+    rows = store.row_photo.size
+    assert bank.rows.class_id.shape[0] % len(devices) == 0
+    assert bank.photos.photo.shape[0] % len(devices) == 0
+    assert (np.asarray(bank.rows.class_id)[rows:] == -1).all()
+    assert len(bank.photos.photo.sharding.device_set) == len(devices)
+    for sharded, whole in zip(jax.tree.leaves(bank), jax.tree.leaves(one), strict=True):
+        np.testing.assert_array_equal(np.asarray(sharded)[: len(whole)], np.asarray(whole))
+    assert one.photos.component.dtype == empty_bank(SPEC).photos.component.dtype
+    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(one)]
+    assert shapes == [leaf.shape[1:] for leaf in jax.tree.leaves(empty_bank(SPEC))]
+
+
+def test_near_photos_counts_positions_of_the_sorted_video():
+    near = near_photos(("a", "b", "a", "a", "a"), np.array([90, 30, 30, 60, 0]), 1)
+    assert near[0].tolist() == [True, False, False, True, False]
+    assert near[2].tolist() == [False, False, True, True, True]
+    assert near[1].tolist() == [False, True, False, False, False]
+
+
+def test_donors_are_the_best_rows_of_far_photos(copy):
+    store = open_bank(copy)
+    bank = to_device(store)
+    donors = find_donors(store, store, bank, candidates=3, near_frames=1)
+    assert donors.shape == (store.row_photo.size, 3)
+    assert (donors[:, 0] >= 0).mean() > 0.9
+    near = near_photos(store.videos, store.frames, 1)
+    for row, found in enumerate(donors):
+        for donor in found[found >= 0]:
+            assert not near[store.row_photo[row], store.row_photo[donor]]
+            assert store.row_class[row] == store.row_class[donor]
+    photo = 4
+    matches = jitted_match(
+        to_device(store, jax.devices()[:1]).rows,
+        store.layout[photo : photo + 1],
+        candidates=3,
+        exclude=near[photo : photo + 1],
+        instances=store.instances[photo : photo + 1],
+    )
+    mine = store.row_of[photo][store.row_of[photo] >= 0]
+    np.testing.assert_array_equal(donors[mine], np.asarray(matches.row)[0, : mine.size])
+
+
+def test_donors_are_kept_and_verified(copy):
+    store = open_bank(copy)
+    bank = to_device(store)
+    first = find_donors(store, store, bank, candidates=2, near_frames=0)
+    again = find_donors(store, store, empty_bank(SPEC), candidates=2, near_frames=0)
+    np.testing.assert_array_equal(first, again)
+    flip_byte(next(copy.glob("donors-*/row/0.0")))
+    with pytest.raises(InputError, match="donors-"):
+        find_donors(store, store, bank, candidates=2, near_frames=0)
+
+
+def test_donors_of_held_out_photos_exclude_nothing(copy, tmp_path):
+    class Plain(ToySource):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return {key: example[key] for key in ("id", "photo", "layout", "video", "frame")}
+
+    rows_store = open_bank(build(tmp_path / "rows", Plain(seed=2)))
+    queries = open_bank(build(tmp_path / "queries", Plain(seed=3, count=3)))
+    bank = to_device(rows_store, jax.devices()[:1])
+    donors = find_donors(queries, rows_store, bank, candidates=2, near_frames=5)
+    none = np.zeros((3, PHOTOS), bool)
+    twin = twin_match(rows_store.layout, queries.layout, SPEC, 2, none)
+    matches = jitted_match(bank.rows, queries.layout, candidates=2)
+    assert_equals_twin(bank.rows, matches, twin)
+    for photo in range(3):
+        rows = queries.row_of[photo]
+        np.testing.assert_array_equal(
+            donors[rows[rows >= 0]], np.asarray(matches.row)[photo, rows >= 0]
+        )
+    other = dataclasses.replace(rows_store, spec=toy_spec(max_segments=4))
+    with pytest.raises(InputError, match="another spec"):
+        find_donors(queries, other, bank, candidates=2, near_frames=5)
+
+
+def test_photo_without_segments_is_kept(tmp_path):
+    source = ToySource(count=2)
+    source.layouts[0] = VOID
+    store = open_bank(build(tmp_path / "bank", source))
+    assert len(store.ids) == 2
+    assert (store.row_of[store.ids.index(source[0]["id"])] == -1).all()

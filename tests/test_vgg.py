@@ -1,0 +1,166 @@
+"""VGG-19: its two weight files, its preprocessing, its head."""
+
+import hashlib
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sims_jax.nets import vgg
+from sims_jax.errors import InputError
+
+SHRINK = 16  # the test's weight files are this many times narrower than VGG-19
+LAYERS = (
+    "block1_conv1 block1_conv2 block2_conv1 block2_conv2 block3_conv1 block3_conv2 block3_conv3 "
+    "block3_conv4 block4_conv1 block4_conv2 block4_conv3 block4_conv4 block5_conv1 block5_conv2"
+).split()
+CHANNELS = (64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Random (HWIO kernel, bias) of every layer, in order."""
+    rng, previous, result = np.random.default_rng(0), 3, []
+    for channels in (count // SHRINK for count in CHANNELS):
+        kernel = rng.normal(0, (2 / (9 * previous)) ** 0.5, (3, 3, previous, channels))
+        result.append((kernel.astype(np.float32), rng.normal(0, 0.1, channels).astype(np.float32)))
+        previous = channels
+    return result
+
+
+def write_torchvision(path, arrays, skip=()):
+    tensors = {}
+    for (kernel, bias), index in zip(arrays, vgg.TORCHVISION_INDEX, strict=True):
+        tensors[f"features.{index}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        tensors[f"features.{index}.bias"] = bias
+    for name in skip:
+        del tensors[name]
+    safetensors.numpy.save_file(tensors, path)
+    return path
+
+
+def write_keras(path, arrays, style):
+    with h5py.File(path, "w") as file:
+        for (kernel, bias), layer in zip(arrays, LAYERS, strict=True):
+            names = {
+                "old": (f"{layer}/{layer}_W_1:0", f"{layer}/{layer}_b_1:0"),
+                "tf2": (f"{layer}/{layer}/kernel:0", f"{layer}/{layer}/bias:0"),
+                "full": (
+                    f"model_weights/{layer}/{layer}/kernel:0",
+                    f"model_weights/{layer}/{layer}/bias:0",
+                ),
+            }[style]
+            file[names[0]], file[names[1]] = kernel, bias
+        file.create_group("block5_pool")
+    return path
+
+
+def conv_numpy(x, kernel, bias):
+    """3x3 convolution with zero padding, then ReLU, on [H, W, F]."""
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[:2]
+    out = sum(
+        padded[i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3)
+    )
+    return np.maximum(out + bias, 0)
+
+
+def features_numpy(x, arrays):
+    """Every feature of one preprocessed photo."""
+    features = {"input": x}
+    for (kernel, bias), layer in zip(arrays, LAYERS, strict=True):
+        block, index = layer[5], layer[-1]
+        if index == "1" and block != "1":
+            h, w = x.shape[0] // 2, x.shape[1] // 2
+            x = x[: 2 * h, : 2 * w].reshape(h, 2, w, 2, -1).max(axis=(1, 3))
+        x = conv_numpy(x, kernel, bias)
+        features[f"conv{block}_{index}"] = x
+    return {name: features[name] for name in vgg.FEATURES}
+
+
+@pytest.mark.parametrize("style", ["torchvision", "old", "tf2", "full"])
+def test_loader_reproduces_the_files_network(style, arrays, tmp_path):
+    if style == "torchvision":
+        path = write_torchvision(tmp_path / "vgg19.safetensors", arrays)
+    else:
+        path = write_keras(tmp_path / "vgg19_notop.h5", arrays, style)
+    params, config, sha256 = vgg.load_vgg(path)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert config.width_multiplier == 1 / SHRINK
+    photo = np.random.default_rng(1).random((2, 19, 34, 3)).astype(np.float32)
+    found = jax.jit(vgg.VGG(config).apply)({"params": params}, jnp.asarray(photo))
+    if style == "torchvision":
+        x = (photo - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    else:
+        x = photo[..., ::-1] * 255.0 - np.array([103.939, 116.779, 123.68])
+    assert set(found) == set(vgg.FEATURES)
+    for example in range(2):
+        for name, expected in features_numpy(x[example].astype(np.float64), arrays).items():
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(found[name][example], expected, atol=1e-4 * scale)
+
+
+def test_missing_and_misshapen_arrays_are_named(arrays, tmp_path):
+    path = write_torchvision(tmp_path / "a.safetensors", arrays, skip=["features.16.weight"])
+    with pytest.raises(InputError, match=r"a\.safetensors: expected an array features\.16\.weight"):
+        vgg.load_vgg(path)
+    wrong = list(arrays)
+    wrong[3] = (wrong[3][0][..., :4], wrong[3][1])
+    with pytest.raises(InputError, match=r"conv2_2 kernel: expected shape \(3, 3, 8, 8\)"):
+        vgg.load_vgg(write_torchvision(tmp_path / "b.safetensors", wrong))
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.h5", "absent.h5", "vgg19.pth"])
+def test_unreadable_files_are_one_line(name, tmp_path):
+    path = tmp_path / name
+    if name.startswith("cut"):
+        path.write_bytes(b"\x89HDF\r\n\x1a\n but no more")
+    with pytest.raises(InputError) as error:
+        vgg.load_vgg(path)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_full_width_is_vgg19():
+    photo = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    params = jax.eval_shape(vgg.VGG(vgg.VGGConfig()).init, jax.random.key(0), photo)["params"]
+    found = [params[name]["kernel"].shape[-1] for name in vgg._layer_names()]
+    assert tuple(found) == CHANNELS
+    # VGG-19's 20,024,384 without its last two convolutions of 512 to 512 channels.
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert total == 20_024_384 - 2 * (9 * 512 * 512 + 512)
+
+
+def test_small_photos_are_refused():
+    net = vgg.VGG(vgg.VGGConfig(width_multiplier=1 / 16))
+    with pytest.raises(ValueError, match="16 px"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 15, 40, 3)))
+
+
+def make_segmenter(dtype):
+    net = vgg.VGGSegmenter(vgg.VGGConfig(width_multiplier=1 / 16), 5, dtype)
+    rng = np.random.default_rng(0)
+    photo = jnp.asarray(rng.random((1, 17, 26, 3)), jnp.float32)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.1, 0.2, leaf.shape), leaf.dtype),
+        jax.eval_shape(net.init, jax.random.key(0), photo),
+    )
+    return net, variables, photo
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_segmenter_gives_full_size_logits(dtype):
+    net, variables, photo = make_segmenter(dtype)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    logits = jax.jit(net.apply)(variables, photo)
+    assert logits.shape == (1, 17, 26, 5) and logits.dtype == jnp.float32
+    assert bool(jnp.isfinite(logits).all())
+
+
+def test_segmenter_trains_its_trunk():
+    net, variables, photo = make_segmenter(jnp.float32)
+    grads = jax.jit(jax.grad(lambda v: jnp.square(net.apply(v, photo)).mean()))(variables)
+    for leaf in jax.tree.leaves(grads["params"]["vgg"]):
+        assert bool(jnp.isfinite(leaf).all()) and float(jnp.abs(leaf).max()) > 0
