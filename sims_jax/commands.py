@@ -19,7 +19,7 @@ SHEET_COLUMNS = 3  # layouts side by side on a sheet
 
 def train_command() -> None:
     """`train.py` and `sims-train`."""
-    from absl import app, flags
+    from absl import app, flags, logging
     from ml_collections import config_flags
 
     config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
@@ -27,6 +27,7 @@ def train_command() -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
     def main(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
         _refuse_arguments(argv)
         exit_with_one_line(lambda: _train(config.value, pathlib.Path(workdir.value)))
 

@@ -186,7 +186,9 @@ def test_gradients_are_finite_on_flat_inputs(name):
     net, variables, inputs = make_net(name, size=(8, 12))
 
     def total(variables, inputs):
-        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(net.apply(variables, *inputs)))
+        return sum(
+            jnp.square(leaf).sum() for leaf in jax.tree.leaves(net.apply(variables, *inputs))
+        )
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
     for value in (0.0, 1.0):
@@ -273,7 +275,9 @@ def pool_numpy(x, combine):
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1), (2, 3)])
 def test_pools_match_their_definition(size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
-    np.testing.assert_allclose(layers.average_pool(jnp.asarray(x)), pool_numpy(x, np.mean), 1e-5, 1e-6)
+    np.testing.assert_allclose(
+        layers.average_pool(jnp.asarray(x)), pool_numpy(x, np.mean), 1e-5, 1e-6
+    )
     np.testing.assert_array_equal(layers.max_pool(jnp.asarray(x)), pool_numpy(x, np.max))
 
 

@@ -122,11 +122,12 @@ def test_box_to_frame_against_numpy(seed):
     box = np.array([5, 11, 33, 29])
     affine = box_to_frame(theta, jnp.asarray(box), size)
     y0, x0, y1, x1 = box
+    middle = np.array([size[1] / 2, size[0] / 2])
     for u in rng.uniform(-20, 20, (5, 2)):
-        pixel = u + [size[1] / 2, size[0] / 2]
+        pixel = u + middle
         in_box = 2 * (pixel - [x0, y0]) / [x1 - x0, y1 - y0] - 1
         moved = np.asarray(theta)[:, :2] @ in_box + np.asarray(theta)[:, 2]
-        back = (moved + 1) / 2 * [x1 - x0, y1 - y0] + [x0, y0] - [size[1] / 2, size[0] / 2]
+        back = (moved + 1) / 2 * [x1 - x0, y1 - y0] + [x0, y0] - middle
         found = np.asarray(affine)[:, :2] @ u + np.asarray(affine)[:, 2]
         np.testing.assert_allclose(found, back, atol=1e-3)
 
@@ -212,7 +213,7 @@ def test_enlarge_box_is_exact():
     tenth = enlarge_box(jnp.asarray([10, 10, 20, 30]), 0.1, size)
     np.testing.assert_array_equal(tenth, [9, 8, 21, 32])
     with pytest.raises(ValueError, match="expected a fraction"):
-        enlarge_box(jnp.zeros(4, jnp.int32), 8, size)
+        enlarge_box(jnp.zeros(4, jnp.int32), 8.0, size)
     with pytest.raises(TypeError, match="expected integers"):
         enlarge_box(jnp.zeros(4, jnp.float32), 0.125, size)
 

@@ -94,7 +94,7 @@ def test_label_serpentine(transpose):
 
 
 def test_label_needs_few_rounds():
-    """Rounds of the loop on 33,000 pixels in a row, counted through a callback."""
+    """Rounds of the loop on a path of 65,000 pixels, counted through a callback."""
     path = serpentine(256, 512)
     rounds = []
 
@@ -178,7 +178,7 @@ def test_rank_and_boxes(values, min_area_px, max_components):
 
 def test_rank_prefers_the_earlier_of_equal_ones():
     roots = jnp.asarray([[0, 6, 2, 6, 4, 4]], jnp.int32)
-    index, area, first, left_out = rank_components(roots, 1, 2)
+    index, area, first, left_out = rank(roots, 1, 2)
     np.testing.assert_array_equal(index, [[0, -1, -1, -1, 1, 1]])
     np.testing.assert_array_equal(area, [1, 2])
     np.testing.assert_array_equal(first, [0, 4])
@@ -196,8 +196,8 @@ def test_eager_jit_vmap_agree():
     for i, one in enumerate(values):
         for a, b in zip(single(one), batched, strict=True):
             np.testing.assert_array_equal(a, b[i])
-    for a, b in zip(segment(values[0]), single(values[0]), strict=True):
-        np.testing.assert_array_equal(a, b)
+    eager = label_components(values[0], values[0] > 0)
+    np.testing.assert_array_equal(eager, label(values[0], values[0] > 0))
 
 
 def test_real_layouts(camvid_root):

@@ -20,9 +20,8 @@ def test_labels_follow_the_rule(size, new_size, dtype):
             y = int((i + 0.5) * size[0] / new_size[0])
             x = int((j + 0.5) * size[1] / new_size[1])
             expected[:, i, j] = labels[:, y, x]
-    on_host, on_device = resize_labels(labels, new_size), jax.jit(
-        resize_labels, static_argnums=1
-    )(jnp.asarray(labels), new_size)
+    on_host = resize_labels(labels, new_size)
+    on_device = jax.jit(resize_labels, static_argnums=1)(jnp.asarray(labels), new_size)
     assert isinstance(on_host, np.ndarray)
     assert on_host.dtype == on_device.dtype == dtype
     np.testing.assert_array_equal(on_host, expected)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sims_jax.data import scene_materials, scene_raster, scenes
-from sims_jax.data.scene_street import build_street
+from sims_jax.data import scenes
+from sims_jax.data.street import materials, raster
+from sims_jax.data.street.layout import build_street
 from sims_jax.errors import InputError
 from sims_jax.labels import SCENES, VOID
 
@@ -84,7 +85,7 @@ def test_photo_has_detail_at_every_pixel(drawn):
 
 def test_ground_lies_on_its_plane():
     world = build_street(np.random.default_rng(5), (96, 128))
-    surfaces = scene_raster.draw_panels(world.camera, world.panels)
+    surfaces = raster.draw_panels(world.camera, world.panels)
     class_id = np.array(world.class_id)[surfaces.thing]
     planar = np.isin(class_id, SCENES.ids(SCENES.planar)) & (surfaces.thing > 0)
     _, v = world.camera.rays()
@@ -94,19 +95,19 @@ def test_ground_lies_on_its_plane():
 
 def _flat(s, h, px):
     del px
-    return scene_materials.Patch(np.stack([s, h, 0 * s], -1))
+    return materials.Patch(np.stack([s, h, 0 * s], -1))
 
 
 def test_draw_panels_equals_a_loop_over_rays():
     rng = np.random.default_rng(0)
-    camera = scene_raster.Camera((12, 17), 11.0, 8.0, 6.0, (0.3, 1.5, 0.0), 0.2)
+    camera = raster.Camera((12, 17), 11.0, 8.0, 6.0, (0.3, 1.5, 0.0), 0.2)
     panels = []
     for thing in range(1, 9):
         axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         origin = rng.normal(size=3) * 2 + (0, 0, 4)  # some cross the camera's plane
         extent = (-rng.uniform(1, 3), rng.uniform(1, 3), -rng.uniform(1, 3), rng.uniform(1, 3))
-        panels.append(scene_raster.Panel(origin, axes[0], axes[1], extent, _flat, thing))
-    surfaces = scene_raster.draw_panels(camera, panels)
+        panels.append(raster.Panel(origin, axes[0], axes[1], extent, _flat, thing))
+    surfaces = raster.draw_panels(camera, panels)
     turn = camera.rotation()
     expected = np.zeros(camera.size_px, int)
     for (row, column), _ in np.ndenumerate(expected):
@@ -121,7 +122,7 @@ def test_draw_panels_equals_a_loop_over_rays():
             hit = depth * ray - to_origin
             s0, s1, h0, h1 = panel.extent
             inside = s0 < hit @ panel.along < s1 and h0 < hit @ panel.up < h1
-            if inside and scene_raster.NEAR_M < depth < nearest:
+            if inside and raster.NEAR_M < depth < nearest:
                 nearest, expected[row, column] = depth, panel.thing
     np.testing.assert_array_equal(surfaces.thing, expected)
     assert len(np.unique(expected)) > 4

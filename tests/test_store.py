@@ -73,7 +73,7 @@ def test_round_trip(bank_folder):
     assert store.spec == SPEC
     assert list(store.ids) == sorted(store.ids)
     assert len(store.ids) == PHOTOS
-    assert store.coarse is None
+    assert store.coarse.shape == store.layout.shape  # simulated where a dataset has none
     rows = 0
     for index in range(PHOTOS):
         example = source[index]
@@ -140,7 +140,8 @@ def test_finished_bank_is_left_alone(copy):
 
 
 def test_digest_is_of_contents(bank_folder, tmp_path):
-    assert open_bank(build(tmp_path / "same", licence="other")).digest == open_bank(bank_folder).digest
+    same = build(tmp_path / "same", licence="other")
+    assert open_bank(same).digest == open_bank(bank_folder).digest
     other = build(tmp_path / "other", ToySource(seed=1))
     assert open_bank(other).digest != open_bank(bank_folder).digest
 
@@ -209,8 +210,7 @@ def test_damage_names_the_file(copy, damage, file):
     damage(path)
     with pytest.raises(InputError) as error:
         open_bank(copy)
-    expected = path.parent if file == "part.json" and damage is flip_byte else path
-    assert str(expected) in str(error.value)
+    assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 

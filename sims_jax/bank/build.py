@@ -4,9 +4,9 @@ The folder of a bank:
 
     bank.json            spec, source, licence; when complete also counts and digest
     parts/<photo id>/    photo uint8 [H,W,3], layout uint8 [H,W], component int16 [H,W],
-                         instances uint16, depth float32 (metres), coarse uint8 [H,W] where
-                         the dataset has them, row_geometry int32 [n,7], row_appearance
-                         float32 [n,13]
+                         coarse uint8 [H,W] (the dataset's, or simulated), instances uint16
+                         and depth float32 (metres) where the dataset has them,
+                         row_geometry int32 [n,7], row_appearance float32 [n,13]
     donors-<key>/        nearest rows, see `sims_jax.bank.donors`
 
 Parts are renamed into place, so a build that was killed continues with what is complete.
@@ -28,6 +28,7 @@ from PIL import Image
 
 from sims_jax.bank.parts import META_FILE, TEMPORARY_PREFIX, read_json, write_json, write_part
 from sims_jax.bank.segments import split_layout
+from sims_jax.data.coarse import draw_coarse
 from sims_jax.labels import VOID
 from sims_jax.ops.resize import resize_labels
 from sims_jax.progress import progress
@@ -309,6 +310,8 @@ def describe_photo(
         ),
     }
     arrays |= {field: example[field] for field in OPTIONAL_FIELDS if field in example}
+    if "coarse" not in example:
+        arrays["coarse"] = draw_coarse(example["layout"], segments.component)
     meta = {
         "id": example["id"],
         "video": example["video"],

@@ -43,7 +43,7 @@ def write_part(
 
 
 def read_part(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads a part whole.
+    """Reads a part whole: its arrays, and its metadata with its digest.
 
     Raises:
       InputError: a file is missing or damaged; the message names it.
@@ -57,7 +57,7 @@ def read_part(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, An
     arrays = {name: _read_array(folder / name, future) for name, future in futures.items()}
     if digest_contents(arrays, meta) != digest:
         raise _damaged(folder / META_FILE, "contents of another digest")
-    return arrays, meta
+    return arrays, {**meta, "digest": digest}
 
 
 def digest_contents(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> str:

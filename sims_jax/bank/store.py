@@ -6,11 +6,13 @@ score's contract (ties).
 
 import dataclasses
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -21,7 +23,7 @@ from sims_jax.bank.build import (
     PARTS_FOLDER,
     digest_bank,
 )
-from sims_jax.bank.parts import META_FILE, TEMPORARY_PREFIX, read_json, read_part
+from sims_jax.bank.parts import TEMPORARY_PREFIX, read_json, read_part
 from sims_jax.bank.segments import grid_masks
 from sims_jax.labels import VOID, LabelSpace
 from sims_jax.ops.resize import resize_labels
@@ -78,21 +80,11 @@ def open_bank(folder: str | pathlib.Path) -> Store:
             f"{folder / BANK_FILE}: found a description without {error}, expected a bank's; "
             "delete the bank's folder and build it again"
         ) from error
-    paths = [
-        path
-        for path in (folder / PARTS_FOLDER).iterdir()
-        if not path.name.startswith(TEMPORARY_PREFIX)
-    ]
-    metas = [read_json(path / META_FILE) for path in paths]
-    order = sorted(range(len(paths)), key=lambda index: metas[index]["id"])
-    paths, metas = [paths[index] for index in order], [metas[index] for index in order]
+    paths = _part_folders(folder / PARTS_FOLDER)
+    _check_parts(folder, "photos", len(paths), count)
+    fields, rows, metas = _read_parts(paths, spec)
     found = digest_bank(spec, {meta["id"]: meta["digest"] for meta in metas})
-    if len(paths) != count or found != digest:
-        raise InputError(
-            f"{folder / PARTS_FOLDER}: found {len(paths)} photos of digest {found[:12]}, "
-            f"expected {count} of {digest[:12]}; delete the bank's folder and build it again"
-        )
-    fields, rows = _read_parts(paths, spec)
+    _check_parts(folder, "a digest of", found, digest)
     return Store(
         folder=folder,
         spec=spec,
@@ -134,25 +126,42 @@ def _read_description(folder: pathlib.Path) -> dict[str, Any]:
     return description
 
 
+def _part_folders(parts: pathlib.Path) -> list[pathlib.Path]:
+    """The complete parts, sorted by photo id."""
+    found = [path for path in parts.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
+    return sorted(found, key=lambda path: urllib.parse.unquote(path.name))
+
+
+def _check_parts(folder: pathlib.Path, what: str, found: int | str, expected: int | str) -> None:
+    if found != expected:
+        raise InputError(
+            f"{folder / PARTS_FOLDER}: found {what} {found}, expected {expected}; delete the "
+            "bank's folder and build it again"
+        )
+
+
 def _read_parts(
     paths: list[pathlib.Path], spec: BankSpec
-) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray]]:
-    """The images of all parts, stacked, and their rows, sorted."""
+) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray], list[dict[str, Any]]]:
+    """The images of all parts, stacked, their rows, sorted, and their metadata."""
     images: dict[str, np.ndarray | None] = dict.fromkeys(
         ("photo", "layout", "component", *OPTIONAL_FIELDS)
     )
-    geometry, appearance = [], []
+    geometry, appearance, metas = [], [], []
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        for photo, (arrays, _) in enumerate(pool.map(read_part, paths)):
+        for photo, (arrays, meta) in enumerate(pool.map(read_part, paths)):
             for field in images:
                 if field in arrays:
                     if photo == 0:
-                        images[field] = np.empty((len(paths), *arrays[field].shape), arrays[field].dtype)
+                        shape = (len(paths), *arrays[field].shape)
+                        images[field] = np.empty(shape, arrays[field].dtype)
                     images[field][photo] = arrays[field]
             rows = arrays["row_geometry"]
             geometry.append(np.insert(rows, 0, photo, axis=1))
             appearance.append(arrays["row_appearance"])
-    return images, sort_rows(np.concatenate(geometry), np.concatenate(appearance), len(paths), spec)
+            metas.append(meta)
+    rows = sort_rows(np.concatenate(geometry), np.concatenate(appearance), len(paths), spec)
+    return images, rows, metas
 
 
 def sort_rows(
@@ -199,7 +208,8 @@ def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank
         "component": _pad(store.component.astype(np.int32), count, -1),
     }
     return Bank(
-        rows=Rows(**_shard(rows, devices), spec=store.spec), photos=Photos(**_shard(photos, devices))
+        rows=Rows(**_shard(rows, devices), spec=store.spec),
+        photos=Photos(**_shard(photos, devices)),
     )
 
 
@@ -220,8 +230,8 @@ def empty_bank(spec: BankSpec) -> Bank:
         "component": np.full((1, *spec.image_size), -1, np.int32),
     }
     return Bank(
-        rows=Rows(**jax.tree.map(jax.numpy.asarray, rows), spec=spec),
-        photos=Photos(**jax.tree.map(jax.numpy.asarray, photos)),
+        rows=Rows(**jax.tree.map(jnp.asarray, rows), spec=spec),
+        photos=Photos(**jax.tree.map(jnp.asarray, photos)),
     )
 
 

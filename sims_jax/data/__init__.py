@@ -1,0 +1,1 @@
+"""Datasets: photos with layouts, and the builders that read or draw them."""

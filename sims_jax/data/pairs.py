@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from sims_jax.errors import InputError
 from sims_jax.images import decode_photo, read_bytes, read_instances
 from sims_jax.labels import LabelSpace, read_layout
+from sims_jax.progress import progress
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _STEM = re.compile(r"(?P<video>\w+?)_f?(?P<frame>\d+)")
@@ -96,9 +96,10 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, split: str, pairs: tuple[Pair, ...]) -> Iterator[tuple[int, dict]]:
-        progress = tqdm(pairs, f"reading {split}", unit="photo", disable=None, delay=1)
-        for index, pair in enumerate(progress):
-            yield index, read_example(pair, self.labels)
+        with progress(f"reading {split}", len(pairs)) as bar:
+            for index, pair in enumerate(pairs):
+                yield index, read_example(pair, self.labels)
+                bar.update()
 
 
 def read_example(pair: Pair, labels: LabelSpace) -> dict:

@@ -17,14 +17,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from tqdm import tqdm
 
-from sims_jax.data.scene_coarse import draw_coarse
-from sims_jax.data.scene_light import SKY_DEPTH_M, expose, light_photo
-from sims_jax.data.scene_raster import draw_panels
-from sims_jax.data.scene_street import build_street
+from sims_jax.data.coarse import draw_coarse
+from sims_jax.data.street.layout import build_street
+from sims_jax.data.street.light import SKY_DEPTH_M, expose, light_photo
+from sims_jax.data.street.raster import draw_panels
 from sims_jax.errors import InputError
 from sims_jax.labels import SCENES, LabelSpace
+from sims_jax.progress import progress
 
 SAMPLES = 2  # samples a pixel, on each axis
 SMALLEST_PX = 16  # side of a picture; smaller ones show no street
@@ -109,9 +109,11 @@ class Scenes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
         config = self.builder_config.scenes
-        for index in tqdm(range(count), f"drawing {split}", unit="scene", disable=None, delay=1):
-            scene = draw_scene(config.seed, index, split, config.image_size)
-            yield index, scene | {"photo": _encode_png(scene["photo"])}
+        with progress(f"drawing {split}", count) as bar:
+            for index in range(count):
+                scene = draw_scene(config.seed, index, split, config.image_size)
+                yield index, scene | {"photo": _encode_png(scene["photo"])}
+                bar.update()
 
 
 def _digest(config: ScenesConfig) -> str:
@@ -124,9 +126,10 @@ def _digest(config: ScenesConfig) -> str:
 
 def _read_generator() -> bytes:
     """The source of all files that decide what a scene looks like."""
-    files = importlib.resources.files("sims_jax.data").iterdir()
-    sources = {file.name: file for file in files if file.name.startswith("scene")}
-    return b"".join(sources[name].read_bytes() for name in sorted(sources) if name.endswith(".py"))
+    folder = importlib.resources.files("sims_jax.data")
+    files = [folder / "scenes.py", folder / "coarse.py", *(folder / "street").iterdir()]
+    sources = sorted((file for file in files if file.name.endswith(".py")), key=lambda f: f.name)
+    return b"".join(file.read_bytes() for file in sources)
 
 
 def _encode_png(photo: UInt8[np.ndarray, "H W 3"]) -> bytes:

@@ -52,8 +52,7 @@ def _reduce_window(
         widths[axis] = (total // 2, total - total // 2)
         padded = jnp.pad(x, widths, constant_values=jnp.asarray(padding, x.dtype))
         first, second, third = (
-            jax.lax.slice_in_dim(padded, start, start + 2 * out - 1, 2, axis)
-            for start in range(3)
+            jax.lax.slice_in_dim(padded, start, start + 2 * out - 1, 2, axis) for start in range(3)
         )
         x = combine(combine(first, second), third)
     return x

@@ -30,7 +30,8 @@ class Transformer(nn.Module):
     """Predicts the affine that moves a retrieved segment onto its place: theta [2, 3].
 
     theta acts on normalised coordinates (x, y) of the box, -1 to 1 from edge to edge, and maps
-    target to source: u_source = theta[:, :2] @ u_target + theta[:, 2]. Untrained it is the identity.
+    target to source: u_source = theta[:, :2] @ u_target + theta[:, 2]. Untrained, it is the
+    identity.
 
     Source: SIMS, Sec. 4 and official code.
     Differs: theta's translation is in halves of the box, the code's in pixels from the centre.

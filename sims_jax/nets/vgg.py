@@ -163,7 +163,8 @@ def load_vgg(path: str | pathlib.Path) -> tuple[Params, VGGConfig, str]:
         params, config = readers[path.suffix](path)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"{path}: expected VGG-19 weights, found {str(error).splitlines()[0]}; give a whole file"
+            f"{path}: expected VGG-19 weights, found {str(error).splitlines()[0]}; "
+            "give a whole file"
         ) from error
     width = params["conv1_1"]["kernel"].shape[-1]
     config = dataclasses.replace(config, width_multiplier=width / WIDTHS[0])

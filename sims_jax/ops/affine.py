@@ -14,7 +14,7 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 import fractions
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num, Shaped
 
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
@@ -73,8 +73,8 @@ def crop_resize(
 
 
 def crop_labels(
-    labels: Int[Array, "H W"], box_yx: Int[Array, "4"], size: tuple[int, int]
-) -> Int[Array, "h w"]:
+    labels: Shaped[Array, "H W"], box_yx: Int[Array, "4"], size: tuple[int, int]
+) -> Shaped[Array, "h w"]:
     """The box's labels at a fixed size, nearest: cell i of n reads y0 + floor((i + 0.5) side / n).
 
     Args:
@@ -126,9 +126,7 @@ def invert_affine(affine: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
     return jnp.column_stack([linear, -_apply(linear, affine[:, 2])])
 
 
-def compose_affine(
-    outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]
-) -> Float[Array, "2 3"]:
+def compose_affine(outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
     """u -> outer(inner(u)).
 
     Sampling with the composition equals sampling the image first with `outer`, then the result

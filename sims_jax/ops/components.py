@@ -11,7 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Int, Integer, UInt32
 
 # Odd multipliers of 32-bit integer hashing (Murmur3's finalizer and the golden ratio); any odd
 # numbers give a right answer, these spread the keys so that few rounds are needed.
@@ -20,7 +20,7 @@ _HASH_SHIFT = 15
 _MAX_PIXELS = 2**24  # the integers that float32 holds
 
 
-def label_components(values: Int[Array, "H W"], mask: Bool[Array, "H W"]) -> Int[Array, "H W"]:
+def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) -> Int[Array, "H W"]:
     """Root of the 8-connected component of equal value at each pixel.
 
     Args:
@@ -57,7 +57,7 @@ def label_components(values: Int[Array, "H W"], mask: Bool[Array, "H W"]) -> Int
 
 
 def join_across(
-    roots: Int[Array, "H W"], kinds: Int[Array, "H W"], bridges: Bool[Array, "H W"]
+    roots: Int[Array, "H W"], kinds: Integer[Array, "H W"], bridges: Bool[Array, "H W"]
 ) -> Int[Array, "H W"]:
     """Joins components of equal kind that touch, or belong to, one component of `bridges`.
 

@@ -2,10 +2,12 @@
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 
-def resize_labels(labels: Int[Array, "*B H W"], size: tuple[int, int]) -> Int[Array, "*B h w"]:
+def resize_labels(
+    labels: Shaped[Array | np.ndarray, "*B H W"], size: tuple[int, int]
+) -> Shaped[Array | np.ndarray, "*B h w"]:
     """Nearest resampling, in integers: cell i of n reads input floor((i + 0.5) * N / n).
 
     Works alike on jax and on numpy arrays and keeps the dtype, bool included.

@@ -112,7 +112,7 @@ def train(
     local = jax.local_devices()
     optimizer = make_optimizer(config, task.count)
     key = stream_key(seed, task.name)
-    state = create_state(jax.jit(task.init)(stream_key(key, "init")), optimizer)
+    state = create_state(task.init, optimizer, stream_key(key, "init"), devices)
     step_fn = make_train_step(
         task.loss, optimizer, config.ema_decay, stream_key(key, "steps"), devices
     )

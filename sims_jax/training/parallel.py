@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
@@ -34,14 +35,19 @@ class TrainState:
     opt_state: Any
 
 
-def create_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A state at step 0; the average starts at the parameters."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema=jax.tree.map(jnp.copy, params),
-        opt_state=optimizer.init(params),
-    )
+def create_state(
+    init, optimizer: optax.GradientTransformation, key: Key[Array, ""], devices: list[jax.Device]
+) -> TrainState:
+    """The state at step 0 on all devices, as the step leaves it; `init(key)` gives parameters."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def create(key):
+        params = init(key)
+        ema = jax.tree.map(jnp.copy, params)  # the average starts at the parameters
+        return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+    return jax.jit(create, out_shardings=everywhere)(key)
 
 
 def mean_gradient(loss: Loss, params, batch, keys):

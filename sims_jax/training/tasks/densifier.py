@@ -1,6 +1,7 @@
 """The densifier's task: the dense layout of a coarse one. Source: SIMS, Sec. 6."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class DensifierTask:
     def evaluate(self, params) -> dict[str, float]:
         """`val_miou`, and `nearest_miou`: every unlabelled pixel takes its nearest label."""
         examples = [_layouts(self.heldout, i) for i in range(len(self.heldout.ids))]
-        dense = map_examples(self._densify(params), examples)["dense"]
+        dense = map_examples(self._densify, params, examples)["dense"]
         nearest = np.stack([fill_nearest(example["coarse"]) for example in examples])
         fine = self.heldout.layout
         return {"val_miou": self._miou(dense, fine), "nearest_miou": self._miou(nearest, fine)}
@@ -64,20 +65,20 @@ class DensifierTask:
     def sheet(self, params) -> np.ndarray:
         """Rows of: coarse | dense | fine."""
         examples = [_layouts(self.heldout, i) for i in spread(len(self.heldout.ids), 6)]
-        dense = map_examples(self._densify(params), examples)["dense"]
+        dense = map_examples(self._densify, params, examples)["dense"]
         rows = [
             [colorize(layout, self.labels) for layout in (example["coarse"], d, example["layout"])]
             for example, d in zip(examples, dense, strict=True)
         ]
         return contact_sheet(rows)
 
-    def _densify(self, params):
-        @jax.jit
-        def densify(batch, position):
+    @functools.cached_property
+    def _densify(self):
+        def densify(params, batch, position):
             del position
             return {"dense": jnp.argmax(self._logits(params, batch), -1).astype(jnp.uint8)}
 
-        return densify
+        return jax.jit(densify)
 
     def _logits(self, params, batch):
         onehot = one_hot_layout(batch["coarse"], self.labels.num_classes)

@@ -5,6 +5,7 @@ training photos: features that tell road from sky also tell a good photo from a 
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -45,12 +46,12 @@ class Features:
         network = VGG(config)
 
         @jax.jit
-        def compare(batch, position):
+        def compare(params, batch, position):
             del position
             a, b = (network.apply(params, batch[side].astype(jnp.float32) / 255) for side in "ab")
             return perceptual_loss(a, b, dict.fromkeys(FEATURES, 1.0))[1]
 
-        return cls(config, params, calibrate_weights(average_over(compare, examples)))
+        return cls(config, params, calibrate_weights(average_over(compare, params, examples)))
 
     def distance(
         self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]
@@ -123,13 +124,17 @@ class FeaturesTask:
         ])  # fmt: skip
 
     def _segment(self, params, indices) -> np.ndarray:
-        @jax.jit
-        def segment(batch, position):
+        examples = [_photo_example(self.heldout, i) for i in indices]
+        return map_examples(self._find_classes, params, examples)["found"]
+
+    @functools.cached_property
+    def _find_classes(self):
+        def find(params, batch, position):
             del position
             logits = self.network.apply(params, batch["photo"].astype(jnp.float32) / 255)
             return {"found": jnp.argmax(logits, -1).astype(jnp.uint8)}
 
-        return map_examples(segment, [_photo_example(self.heldout, i) for i in indices])["found"]
+        return jax.jit(find)
 
 
 def _photo_example(store: Store, index: int) -> dict[str, np.ndarray]:

@@ -13,10 +13,10 @@ def spread(count: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
 
 
-def map_examples(function: Callable, examples: Sequence) -> dict[str, np.ndarray]:
-    """`function(batch, position)` over all examples, in batches; results per example.
+def map_examples(score: Callable, params, examples: Sequence) -> dict[str, np.ndarray]:
+    """`score(params, batch, position)` over all examples, in batches; results per example.
 
-    The last batch is filled up with its first example, so that `function` compiles once.
+    The last batch is filled up with its first example, so that a jitted `score` compiles once.
     """
     results = []
     for start in range(0, len(examples), BATCH):
@@ -24,11 +24,11 @@ def map_examples(function: Callable, examples: Sequence) -> dict[str, np.ndarray
         filled = some + some[:1] * (BATCH - len(some))
         batch = jax.tree.map(lambda *x: np.stack(x), *filled)
         position = np.arange(start, start + BATCH, dtype=np.int32)
-        result = jax.device_get(function(batch, position))
-        results.append(jax.tree.map(lambda x, n=len(some): x[:n], result))
-    return jax.tree.map(lambda *x: np.concatenate(x), *results)
+        result = jax.device_get(score(params, batch, position))
+        results.append({name: x[: len(some)] for name, x in result.items()})
+    return {name: np.concatenate([some[name] for some in results]) for name in results[0]}
 
 
-def average_over(function: Callable, examples: Sequence) -> dict[str, float]:
-    """Means of what `function(batch, position)` gives for each example."""
-    return {name: float(x.mean()) for name, x in map_examples(function, examples).items()}
+def average_over(score: Callable, params, examples: Sequence) -> dict[str, float]:
+    """Means of what `score(params, batch, position)` gives for each example."""
+    return {name: float(x.mean()) for name, x in map_examples(score, params, examples).items()}

@@ -1,6 +1,7 @@
 """The ordering network's task: which of two adjacent segments lies in front. SIMS, Sec. 5."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from sims_jax.ops.sheet import contact_sheet
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 
 HELDOUT_PAIRS = 1024
-BOTH_MASKS = 0.5  # brightness of the layout under the masks on a sheet
+MASK_BRIGHTNESS = 0.5  # on a sheet, added to half the photo's
+FRAME_PX = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class OrderingTask:
             )
         chosen = objects[spread(len(objects), HELDOUT_PAIRS)]
         examples = [_pair_example(self.heldout, pairs, i, swapped=False) for i in chosen]
-        scores = average_over(self._score(params), examples)
+        scores = average_over(self._score, params, examples)
         prior = pairs.prior_a_in_front[chosen] == pairs.a_in_front[chosen]
         return {"val_accuracy": scores["right"], "prior_accuracy": float(prior.mean())}
 
@@ -100,26 +102,29 @@ class OrderingTask:
         examples = [
             _pair_example(self.heldout, self.heldout_pairs, i, swapped=False) for i in indices
         ]
-        right = map_examples(self._score(params), examples)["right"] > 0
+        right = map_examples(self._score, params, examples)["right"] > 0
         pictures = []
         for example, is_right in zip(examples, right, strict=True):
             a_wins = bool(example["a_in_front"]) == bool(is_right)
             front, back = ("mask_a", "mask_b") if a_wins else ("mask_b", "mask_a")
-            photo = self.heldout.photo[int(example["photo"])] * (BOTH_MASKS / 255)
-            photo[example[front], 1] += BOTH_MASKS
-            photo[example[back], 0] += BOTH_MASKS
-            pictures.append(photo if is_right else np.pad(photo[4:-4, 4:-4], ((4, 4), (4, 4), (0, 0))))
+            photo = self.heldout.photo[int(example["photo"])] * (MASK_BRIGHTNESS / 255)
+            photo[example[front], 1] += MASK_BRIGHTNESS
+            photo[example[back], 0] += MASK_BRIGHTNESS
+            if not is_right:
+                photo[:FRAME_PX], photo[-FRAME_PX:] = 0, 0
+                photo[:, :FRAME_PX], photo[:, -FRAME_PX:] = 0, 0
+            pictures.append(photo)
         return contact_sheet([pictures[i : i + 4] for i in range(0, len(pictures), 4)])
 
-    def _score(self, params):
-        @jax.jit
-        def score(batch, position):
+    @functools.cached_property
+    def _score(self):
+        def score(params, batch, position):
             del position
             answer = self.network.apply(params, *self._views(batch))
             logit = front_logit(answer, batch["class_a"], batch["class_b"])
             return {"right": ((logit > 0) == batch["a_in_front"]).astype(jnp.float32)}
 
-        return score
+        return jax.jit(score)
 
     def _views(self, batch):
         def view(layout, mask_a, mask_b):

@@ -1,6 +1,7 @@
 """The synthesis network's task: the photo behind a simulated canvas. Source: SIMS, Sec. 6."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from sims_jax.rng import example_keys, stream_key
 from sims_jax.training.tasks.features import Features
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 from sims_jax.types import Canvas
+
+SHEET_ROWS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,36 +106,13 @@ class SynthesisTask:
         `val_loss`: the photo made of a full simulated canvas; `canvas_loss`: that canvas with its
         mean colour in the holes; `empty_loss`: the photo made of an empty canvas.
         """
-        full = dataclasses.replace(self.simulation, missing_share=0.0, empty_share=0.0)
-        empty = dataclasses.replace(self.simulation, empty_share=1.0)
-        paint = self._painter(params)
-
-        @jax.jit
-        def score(batch, position):
-            keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
-            truth = _as_float(batch["photo"])
-            canvas = self.simulate(batch, keys, full)
-            photos = {
-                "val_loss": paint(canvas),
-                "canvas_loss": fill_mean(canvas),
-                "empty_loss": paint(self.simulate(batch, keys, empty)),
-            }
-            return {name: self.features.distance(x, truth)[0] for name, x in photos.items()}
-
-        return average_over(score, [self._heldout_example(i) for i in range(len(self.heldout.ids))])
+        examples = [self._heldout_example(i) for i in range(len(self.heldout.ids))]
+        return average_over(self._score, params, examples)
 
     def sheet(self, params) -> np.ndarray:
         """Rows of: layout | simulated canvas | photo | real."""
-        examples = [self._heldout_example(i) for i in spread(len(self.heldout.ids), 6)]
-        paint = self._painter(params)
-
-        @jax.jit
-        def draw(batch, position):
-            keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
-            canvas = self.simulate(batch, keys, self.simulation)
-            return {"canvas": canvas.rgb, "photo": paint(canvas)}
-
-        drawn = map_examples(draw, examples)
+        examples = [self._heldout_example(i) for i in spread(len(self.heldout.ids), SHEET_ROWS)]
+        drawn = map_examples(self._draw, params, examples)
         return contact_sheet([
             [colorize(example["layout"], self.labels), canvas, photo, example["photo"]]
             for example, canvas, photo in zip(
@@ -140,11 +120,35 @@ class SynthesisTask:
             )
         ])
 
-    def _painter(self, params):
-        def paint(canvas):
-            return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
+    @functools.cached_property
+    def _score(self):
+        full = dataclasses.replace(self.simulation, missing_share=0.0, empty_share=0.0)
+        empty = dataclasses.replace(self.simulation, empty_share=1.0)
 
-        return paint
+        def score(params, batch, position):
+            keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
+            truth = _as_float(batch["photo"])
+            canvas = self.simulate(batch, keys, full)
+            photos = {
+                "val_loss": self._paint(params, canvas),
+                "canvas_loss": fill_mean(canvas),
+                "empty_loss": self._paint(params, self.simulate(batch, keys, empty)),
+            }
+            return {name: self.features.distance(x, truth)[0] for name, x in photos.items()}
+
+        return jax.jit(score)
+
+    @functools.cached_property
+    def _draw(self):
+        def draw(params, batch, position):
+            keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
+            canvas = self.simulate(batch, keys, self.simulation)
+            return {"canvas": canvas.rgb, "photo": self._paint(params, canvas)}
+
+        return jax.jit(draw)
+
+    def _paint(self, params, canvas: Canvas):
+        return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
 
     def _inputs(self, canvas: Canvas):
         return one_hot_layout(canvas.layout, self.labels.num_classes), canvas.rgb, canvas.mask

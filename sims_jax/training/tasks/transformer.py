@@ -1,6 +1,7 @@
 """The transformer's task: undo a disturbance of a segment. Source: SIMS, Sec. 4."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from sims_jax.rng import example_keys, stream_key
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 
 HELDOUT_EXAMPLES = 512
+SHEET_ROWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,36 +70,44 @@ class TransformerTask:
 
     def evaluate(self, params) -> dict[str, float]:
         """`val_l1`, and `identity_l1`: the same disturbances left as they are."""
-        identity = identity_affine()
+        rows = spread(len(self.heldout.row_class), HELDOUT_EXAMPLES)
+        return average_over(self._score, params, [_row_example(self.heldout, r) for r in rows])
 
-        @jax.jit
-        def score(batch, position):
-            keys = example_keys(stream_key(0, "heldout disturbance"), jnp.int32(0), position)
-            theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
-            undone = self.network.apply(params, *self._views(batch, theta))
-            still = jnp.broadcast_to(identity, undone.shape)
+    def sheet(self, params) -> np.ndarray:
+        """Rows of: the segment | disturbed | straightened."""
+        rows = spread(len(self.heldout.row_class), SHEET_ROWS)
+        drawn = map_examples(self._draw, params, [_row_example(self.heldout, r) for r in rows])
+        names = ("segment", "disturbed", "straightened")
+        return contact_sheet(list(zip(*(drawn[name] for name in names), strict=True)))
+
+    @functools.cached_property
+    def _score(self):
+        def score(params, batch, position):
+            theta, undone = self._disturb_and_undo(params, batch, position)
+            still = jnp.broadcast_to(identity_affine(), undone.shape)
             return {
                 "val_l1": self._distance(batch, theta, undone),
                 "identity_l1": self._distance(batch, theta, still),
             }
 
-        rows = spread(len(self.heldout.row_class), HELDOUT_EXAMPLES)
-        return average_over(score, [_row_example(self.heldout, row) for row in rows])
+        return jax.jit(score)
 
-    def sheet(self, params) -> np.ndarray:
-        """Rows of: the segment | disturbed | straightened."""
-        @jax.jit
-        def draw(batch, position):
-            keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
-            theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
-            undone = self.network.apply(params, *self._views(batch, theta))
+    @functools.cached_property
+    def _draw(self):
+        def draw(params, batch, position):
+            theta, undone = self._disturb_and_undo(params, batch, position)
             still = jnp.broadcast_to(identity_affine(), undone.shape)
-            moved = (still, theta, jax.vmap(compose_affine)(theta, undone))
-            return {i: self._crop(batch, affine)[..., :3] for i, affine in enumerate(moved)}
+            both = jax.vmap(compose_affine)(theta, undone)
+            maps = {"segment": still, "disturbed": theta, "straightened": both}
+            return {name: self._crop(batch, affine)[..., :3] for name, affine in maps.items()}
 
-        rows = spread(len(self.heldout.row_class), 8)
-        drawn = map_examples(draw, [_row_example(self.heldout, row) for row in rows])
-        return contact_sheet(list(zip(drawn[0], drawn[1], drawn[2], strict=True)))
+        return jax.jit(draw)
+
+    def _disturb_and_undo(self, params, batch, position):
+        """Disturbances that depend on the position alone, and the network's answers."""
+        keys = example_keys(stream_key(0, "heldout disturbance"), jnp.int32(0), position)
+        theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
+        return theta, self.network.apply(params, *self._views(batch, theta))
 
     def _views(self, batch, theta):
         labels = self.store.spec.labels

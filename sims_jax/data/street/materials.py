@@ -88,7 +88,8 @@ def tint(color, amount: Samples) -> Float[np.ndarray, "n 3"]:
 def put(rgb: np.ndarray, where: np.ndarray, color) -> None:
     """Overpaints the samples `where`; `color` is one colour or one for each sample."""
     color = np.asarray(color, np.float32)
-    rgb[where] = color[where] if color.ndim == 2 else color
+    index = np.flatnonzero(where)
+    rgb[index] = color.take(index, 0) if color.ndim == 2 else color
 
 
 def paint_plain(s, h, px, *, color, roughness=0.15) -> Patch:

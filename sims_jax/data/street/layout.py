@@ -8,12 +8,11 @@ import functools
 
 import numpy as np
 
-from sims_jax.data import scene_things as things
-from sims_jax.data import scene_traffic as traffic
-from sims_jax.data.scene_facades import Facade, Ground, paint_facade, paint_pavement, paint_road
-from sims_jax.data.scene_light import FACADE_CELL_M
-from sims_jax.data.scene_raster import Panel
-from sims_jax.data.scene_world import World, draw_camera, draw_light
+from sims_jax.data.street import things, traffic
+from sims_jax.data.street.facades import Facade, Ground, paint_facade, paint_pavement, paint_road
+from sims_jax.data.street.light import FACADE_CELL_M
+from sims_jax.data.street.raster import Panel
+from sims_jax.data.street.world import World, draw_camera, draw_light
 
 FAR_M = 130.0  # where the street ends
 WALL_CELLS = 400

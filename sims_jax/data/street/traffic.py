@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from sims_jax.data import scene_things as things
-from sims_jax.data.scene_cars import SHAPES, build_car
-from sims_jax.data.scene_light import Caster
-from sims_jax.data.scene_world import World
+from sims_jax.data.street import things
+from sims_jax.data.street.cars import SHAPES, build_car
+from sims_jax.data.street.light import Caster
+from sims_jax.data.street.world import World
 
 PAINTS = (
     (0.55, 0.55, 0.54),

@@ -1,4 +1,7 @@
-"""Coarse annotations simulated from exact ones: what a densifier learns from."""
+"""Coarse annotations simulated from exact ones: what a densifier learns from, where none are given.
+
+Source: SIMS, Sec. 6, uses Cityscapes' own.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -12,11 +15,11 @@ COARSE_KNOTS = 6  # rows at which a polygon has corners
 
 
 def draw_coarse(
-    layout: UInt8[np.ndarray, "H W"], thing: Int[np.ndarray, "H W"]
+    layout: UInt8[np.ndarray, "H W"], segment: Int[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W"]:
     """A coarse annotation: straight-edged polygons inside the eroded segments, void between.
 
-    A segment is what is seen of one thing. Differs from hand-drawn ones: a polygon is the hull of
+    `segment` numbers the segments from 0; what is below 0 gets no polygon. Differs from hand-drawn ones: a polygon is the hull of
     the segment's left and right ends on a few rows, cut where it leaves the eroded class.
     """
     height, width = layout.shape
@@ -31,9 +34,9 @@ def draw_coarse(
                 where[axis] = window
                 inner[tuple(where)] &= same
     coarse = np.full(layout.shape, VOID, np.uint8)
-    boxes = thing_boxes(np.where(inner, thing + 1, 0))
+    boxes = find_boxes(np.where(inner, segment + 1, 0))
     for index, (y0, x0, y1, x1) in boxes.items():
-        mask = inner[y0:y1, x0:x1] & (thing[y0:y1, x0:x1] == index - 1)
+        mask = inner[y0:y1, x0:x1] & (segment[y0:y1, x0:x1] == index - 1)
         if mask.sum() < max(COARSE_AREA_FRAC * height * width, 4):
             continue
         region = coarse[y0:y1, x0:x1]
@@ -43,12 +46,12 @@ def draw_coarse(
     return coarse
 
 
-def thing_boxes(thing: Int[np.ndarray, "H W"]) -> dict[int, tuple[int, int, int, int]]:
+def find_boxes(segment: Int[np.ndarray, "H W"]) -> dict[int, tuple[int, int, int, int]]:
     """Half-open boxes (y0, x0, y1, x1) of the numbers above 0."""
-    rows, columns = np.nonzero(thing)
-    order = np.argsort(thing[rows, columns], kind="stable")
+    rows, columns = np.nonzero(segment)
+    order = np.argsort(segment[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
-    values, starts = np.unique(thing[rows, columns], return_index=True)
+    values, starts = np.unique(segment[rows, columns], return_index=True)
     if not values.size:
         return {}
     low = [np.minimum.reduceat(a, starts) for a in (rows, columns)]

@@ -7,9 +7,9 @@ import dataclasses
 
 import numpy as np
 
-from sims_jax.data.scene_facades import Ground
-from sims_jax.data.scene_light import Caster, Light
-from sims_jax.data.scene_raster import Camera, Panel
+from sims_jax.data.street.facades import Ground
+from sims_jax.data.street.light import Caster, Light
+from sims_jax.data.street.raster import Camera, Panel
 from sims_jax.labels import SCENES
 
 INSTANCED = tuple(name for name in SCENES.classes if name not in SCENES.context)

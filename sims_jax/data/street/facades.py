@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from sims_jax.data.scene_materials import (
+from sims_jax.data.street.materials import (
     Patch,
     grain,
     hash_cells,

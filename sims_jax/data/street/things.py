@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from sims_jax.data.scene_facades import Facade, paint_facade, paint_gable, paint_roof
-from sims_jax.data.scene_light import Caster
-from sims_jax.data.scene_materials import (
+from sims_jax.data.street.facades import Facade, paint_facade, paint_gable, paint_roof
+from sims_jax.data.street.light import Caster
+from sims_jax.data.street.materials import (
     paint_crown,
     paint_fence,
     paint_person,
@@ -19,7 +19,7 @@ from sims_jax.data.scene_materials import (
     paint_pole,
     paint_sign,
 )
-from sims_jax.data.scene_raster import Camera, Panel
+from sims_jax.data.street.raster import Camera, Panel
 
 UP = (0.0, 1.0, 0.0)
 BARK = (0.07, 0.055, 0.04)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from sims_jax.data.scene_materials import noise
-from sims_jax.data.scene_raster import NEAR_M, Camera, Surfaces
+from sims_jax.data.street.materials import noise
+from sims_jax.data.street.raster import NEAR_M, Camera, Surfaces
 
 EXPOSURE = 1.25  # of the film curve 1 - exp(-EXPOSURE x)
 GAMMA = 2.2

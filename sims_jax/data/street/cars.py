@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from sims_jax.data.scene_materials import Patch, grain, noise, put, tint
-from sims_jax.data.scene_raster import Panel
+from sims_jax.data.street.materials import Patch, grain, noise, put, tint
+from sims_jax.data.street.raster import Panel
 
 SILL_M = 0.28  # the body's lower edge
 WHEEL_M = 0.32  # radius

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int32
 
-from sims_jax.data.scene_materials import Patch
+from sims_jax.data.street.materials import Patch
 
 NEAR_M = 0.25  # nothing nearer is drawn
 LEAST_INVERSE = 1e-5  # 1/m; a plane is never seen as far as this
@@ -119,21 +119,30 @@ def draw_panels(camera: Camera, panels: Sequence[Panel]) -> Surfaces:
     corners = origin[:, None] + s * along[:, None] + h * up[:, None]
     boxes = screen_boxes(camera, corners)
     rays = camera.rays()
+    curved = np.zeros(len(panels) + 1, bool)
     # Nearest first: what lies behind is then never painted.
     for index in np.argsort(corners[..., 2].mean(1)):
         y0, x0, y1, x1 = boxes[index]
         if y1 > y0 and x1 > x0 and offset[index] < -1e-4:
             frame = (origin[index], along[index], up[index], out[index], offset[index])
-            draw_panel(camera, rays, buffers, panels[index], frame, boxes[index])
-    shaped = {
-        field.name: getattr(buffers, field.name).reshape(height, width, -1).squeeze()
-        for field in dataclasses.fields(Surfaces)
-    }
-    return Surfaces(**shaped)
+            curved[index + 1] = draw_panel(
+                camera, rays, buffers, panels[index], index + 1, frame, boxes[index]
+            )
+    owner = buffers.thing
+    flat = np.concatenate([np.zeros((1, 3), np.float32), out])
+    normal = np.where(curved[owner, None], buffers.normal, flat.take(owner, 0))
+    things = np.array([0, *(panel.thing for panel in panels)], np.int32)
+    return Surfaces(
+        inverse_depth=buffers.inverse_depth.reshape(height, width),
+        thing=things[owner].reshape(height, width),
+        rgb=buffers.rgb.reshape(height, width, 3),
+        normal=normal.reshape(height, width, 3),
+        glow=buffers.glow.reshape(height, width),
+    )
 
 
-def draw_panel(camera: Camera, rays, buffers: Surfaces, panel: Panel, frame, box) -> None:
-    """Draws one panel into the flat buffers.
+def draw_panel(camera: Camera, rays, buffers: Surfaces, panel: Panel, owner, frame, box) -> bool:
+    """Draws one panel into the flat buffers, `owner` into `thing`; whether it wrote normals.
 
     With n the normal and o the origin, the ray t d meets the plane at 1 / t = (n·d) / (n·o),
     which is affine over the picture; there s = t (a·d) - a·o.
@@ -146,7 +155,7 @@ def draw_panel(camera: Camera, rays, buffers: Surfaces, panel: Panel, frame, box
     # Whether 1 / (depth - relief) > stored, without a division.
     hit = (inverse > (1 - panel.relief * inverse) * stored) & (inverse < 1 / NEAR_M)
     if not hit.any():
-        return
+        return False
     depth = 1 / np.maximum(inverse, LEAST_INVERSE)
     s = depth * (along[0] * u + along[1] * v + along[2]) - along @ origin
     h = depth * (up[0] * u + up[1] * v + up[2]) - up @ origin
@@ -154,20 +163,23 @@ def draw_panel(camera: Camera, rays, buffers: Surfaces, panel: Panel, frame, box
     hit &= (s >= s0) & (s <= s1) & (h >= h0) & (h <= h1) & (inverse > LEAST_INVERSE)
     cell = np.flatnonzero(hit)
     if not cell.size:
-        return
+        return False
     s, h, inverse, depth = (values.ravel().take(cell) for values in (s, h, inverse, depth))
     row, column = np.divmod(cell, x1 - x0)
     index = (row + y0) * camera.size_px[1] + column + x0
     patch = panel.paint(s, h, depth / camera.focal_px)
     if patch.relief is not None:
         inverse = 1 / np.maximum(depth - patch.relief, NEAR_M)
-    keep = inverse > buffers.inverse_depth[index]
+    keep = inverse > buffers.inverse_depth.take(index)
     if patch.keep is not None:
         keep &= patch.keep
-    index = index[keep]
-    buffers.inverse_depth[index] = inverse[keep]
-    buffers.thing[index] = panel.thing
-    buffers.rgb[index] = patch.rgb[keep]
-    buffers.glow[index] = 0 if patch.glow is None else patch.glow[keep]
-    axes = np.stack([along, up, out])
-    buffers.normal[index] = out if patch.normal is None else patch.normal[keep] @ axes
+    kept = np.flatnonzero(keep)
+    index = index.take(kept)
+    buffers.inverse_depth[index] = inverse.take(kept)
+    buffers.thing[index] = owner
+    buffers.rgb[index] = patch.rgb.take(kept, 0)
+    buffers.glow[index] = 0 if patch.glow is None else patch.glow.take(kept)
+    if patch.normal is None:
+        return False
+    buffers.normal[index] = patch.normal.take(kept, 0) @ np.stack([along, up, out])
+    return True
