@@ -63,11 +63,11 @@ def small() -> ConfigDict:
             ),
             simulation=dict(transfer_share=0.8, missing_share=0.1, empty_share=0.05),
             pipeline=dict(candidates=8, max_pairs=96, chunk=16),
-            features=dict(weights="", width_multiplier=0.25, train=train(1500, 8, 1e-3)),
+            features=dict(weights="", width_multiplier=0.25, train=train(700, 8, 1e-3)),
             transformer=dict(
                 net=dict(widths=(16, 32, 64, 64), convs=(1, 1, 1, 1), box_size=(32, 64)),
                 disturbance=dict(max_scale=1.25, max_shift_frac=0.1, max_rotation_deg=5.0),
-                train=train(1500, 32, 2e-3),
+                train=train(1200, 32, 2e-3),
             ),
             ordering=dict(
                 net=dict(
@@ -77,9 +77,9 @@ def small() -> ConfigDict:
                     dropout=0.5,
                     box_size=(32, 64),
                 ),
-                train=train(600, 32, 1e-3),
+                train=train(400, 32, 1e-3),
             ),
-            densifier=dict(net=dict(widths=(96, 96, 64, 48, 32)), train=train(800, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(96, 96, 64, 48, 32)), train=train(500, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
                     encoder_widths=(32, 48, 64, 96, 96),
@@ -87,7 +87,7 @@ def small() -> ConfigDict:
                     decoder_widths=(96, 96, 96, 64, 48, 32),
                 ),
                 segmentation_weight=0.1,
-                train=train(3200, 4, 2e-3),
+                train=train(3000, 4, 2e-3),
             ),
         )
     )

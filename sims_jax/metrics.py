@@ -8,7 +8,9 @@ from sims_jax.labels import VOID
 
 
 def confusion_matrix(
-    prediction: Integer[Array, "*B H W"], labels: Integer[Array, "*B H W"], num_classes: int
+    prediction: Integer[Array | np.ndarray, "*B H W"],
+    labels: Integer[Array | np.ndarray, "*B H W"],
+    num_classes: int,
 ) -> Int[Array, "classes channels"]:
     """Pixels by (label, prediction); void labels are not counted.
 
@@ -31,7 +33,7 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, columns)
 
 
-def mean_iou(confusion: Integer[np.ndarray, "classes channels"]) -> float:
+def mean_iou(confusion: Integer[Array | np.ndarray, "classes channels"]) -> float:
     """Mean over classes of intersection over union; classes neither labelled nor predicted are out.
 
     NaN where no class is present.
@@ -43,7 +45,7 @@ def mean_iou(confusion: Integer[np.ndarray, "classes channels"]) -> float:
     return float(np.mean(intersection[present] / union[present])) if present.any() else float("nan")
 
 
-def pixel_accuracy(confusion: Integer[np.ndarray, "classes channels"]) -> float:
+def pixel_accuracy(confusion: Integer[Array | np.ndarray, "classes channels"]) -> float:
     """Share of the labelled pixels that are predicted right; NaN where none is labelled."""
     counts = np.asarray(confusion, np.float64)
     labelled = counts.sum()

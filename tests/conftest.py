@@ -1,5 +1,6 @@
 """What every test stands on: strict dtypes, warnings as errors, shapes checked, eight devices."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -29,3 +30,99 @@ def camvid_root() -> pathlib.Path:
     if not CAMVID_ROOT.is_dir():
         pytest.skip(f"CamVid is not at {CAMVID_ROOT}")
     return CAMVID_ROOT
+
+
+def load_config(name: str, *arguments: str):
+    """The config that `configs/NAME.py` gives."""
+    path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """The quickstart with everything small: what tests train and synthesize with."""
+    config = load_config("quickstart")
+    with config.unlocked():
+        config.data.update(image_size=(48, 64), num_train=10, num_val=4)
+        config.bank.update(
+            image_size=(48, 64), grid=(24, 32), max_segments=16, min_area_frac=0.004, donors=2
+        )
+        config.pipeline.update(candidates=3, max_pairs=16, chunk=8)
+        config.features.width_multiplier = 0.0625
+        for stage in ("transformer", "ordering"):
+            config[stage].net.update(widths=(8, 8), convs=(1, 1), box_size=(16, 16))
+        config.densifier.net.widths = (8, 8)
+        config.synthesis.net.update(
+            encoder_widths=(8, 8), encoder_convs=(1, 1), decoder_widths=(8, 8, 8)
+        )
+        for stage in ("features", "transformer", "ordering", "densifier", "synthesis"):
+            config[stage].train.update(
+                steps=4, batch_size=8, log_every=1, save_every=2, sheet_every=4, warmup_steps=1
+            )
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_stores(tiny_config, tmp_path_factory):
+    """(bank, held-out bank) of ten and four small scenes."""
+    from sims_jax.bank.build import build_bank
+    from sims_jax.bank.store import open_bank
+    from sims_jax.data.source import open_dataset
+    from sims_jax.types import BankSpec
+
+    folder = tmp_path_factory.mktemp("stores")
+    dataset = open_dataset(tiny_config.data, folder / "data")
+    bank = tiny_config.bank
+    spec = BankSpec(
+        dataset.labels,
+        tuple(bank.image_size),
+        tuple(bank.grid),
+        bank.max_segments,
+        bank.min_area_frac,
+    )
+    for split, source in dataset.splits.items():
+        build_bank(source, spec, folder / split, source_name=split, licence=dataset.licence)
+    return open_bank(folder / "train"), open_bank(folder / "val")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config, tiny_stores):
+    """A model of untrained networks; the transformer is not left at the identity."""
+    from sims_jax.model import assemble, make_networks
+
+    labels = tiny_stores[0].spec.labels
+    networks = make_networks(tiny_config, labels)
+    return assemble(tiny_config, tiny_stores[0], random_params(networks, labels.num_classes))
+
+
+def random_params(networks, num_classes: int) -> dict:
+    """Parameters of all four networks, none of them zero."""
+    import jax.numpy as jnp
+
+    from sims_jax.nets.densifier import Densifier
+    from sims_jax.nets.ordering import Ordering
+    from sims_jax.nets.synthesis import Synthesis
+    from sims_jax.nets.transformer import Transformer
+
+    size = (1, 16, 16)
+    onehot, mask, rgb = (jnp.zeros((*size, num_classes + 1)), jnp.zeros(size), jnp.zeros((*size, 3)))
+    inputs = {
+        "transformer": (Transformer(networks.transformer, num_classes), (rgb, mask, onehot)),
+        "ordering": (Ordering(networks.ordering, num_classes), (onehot, mask, mask)),
+        "densifier": (Densifier(networks.densifier, num_classes), (onehot,)),
+        "synthesis": (Synthesis(networks.synthesis, num_classes), (onehot, rgb, mask)),
+    }
+    params = {}
+    for seed, (name, (network, arguments)) in enumerate(inputs.items()):
+        zeros_too = jax.jit(network.init)(jax.random.key(seed), *arguments)
+        leaves, tree = jax.tree.flatten(zeros_too)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        noisy = [
+            leaf + 0.02 * jax.random.normal(key, leaf.shape)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        params[name] = jax.tree.unflatten(tree, noisy)
+    return params

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sims_jax.nets import vgg
 from sims_jax.errors import InputError
+from sims_jax.nets import vgg
 
 SHRINK = 16  # the test's weight files are this many times narrower than VGG-19
 LAYERS = (

@@ -32,7 +32,8 @@ def write_part(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     stores = {
-        name: tensorstore.open(_array_spec(temporary / name, array)) for name, array in arrays.items()
+        name: tensorstore.open(_array_spec(temporary / name, array))
+        for name, array in arrays.items()
     }
     writes = [stores[name].result().write(array) for name, array in arrays.items()]
     for write in writes:

@@ -46,9 +46,7 @@ def split_layout(
     """
     if instances is None:
         instances = jnp.zeros(layouts.shape, jnp.int32)
-    return jax.vmap(lambda layout, instance: _split_one(layout, instance, spec))(
-        layouts, instances
-    )
+    return jax.lax.map(lambda one: _split_one(*one, spec), (layouts, instances))
 
 
 def _split_one(

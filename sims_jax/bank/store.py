@@ -84,7 +84,7 @@ def open_bank(folder: str | pathlib.Path) -> Store:
     _check_parts(folder, "photos", len(paths), count)
     fields, rows, metas = _read_parts(paths, spec)
     found = digest_bank(spec, {meta["id"]: meta["digest"] for meta in metas})
-    _check_parts(folder, "a digest of", found, digest)
+    _check_parts(folder, "as their digest", found, digest)
     return Store(
         folder=folder,
         spec=spec,
@@ -135,7 +135,7 @@ def _part_folders(parts: pathlib.Path) -> list[pathlib.Path]:
 def _check_parts(folder: pathlib.Path, what: str, found: int | str, expected: int | str) -> None:
     if found != expected:
         raise InputError(
-            f"{folder / PARTS_FOLDER}: found {what} {found}, expected {expected}; delete the "
+            f"{folder / PARTS_FOLDER}: found {found} {what}, expected {expected}; delete the "
             "bank's folder and build it again"
         )
 

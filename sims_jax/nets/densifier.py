@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sims_jax.nets.layers import ConvBlock, check_layout_channels, input_pyramid, upsample
@@ -33,7 +34,7 @@ class Densifier(nn.Module):
 
     config: DensifierConfig
     num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

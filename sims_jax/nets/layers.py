@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 LEAK = 0.2  # slope of LeakyReLU below 0: SIMS, official code
@@ -90,7 +91,7 @@ class LayerNorm(nn.Module):
     Differs from `nn.GroupNorm(num_groups=1)` in that bfloat16 works under strict promotion.
     """
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W F"]:
@@ -110,7 +111,7 @@ class ConvBlock(nn.Module):
 
     width: int
     convs: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W width"]:
@@ -132,7 +133,7 @@ class Trunk(nn.Module):
 
     widths: tuple[int, ...]
     convs: tuple[int, ...]
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B width"]:

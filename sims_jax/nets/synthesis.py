@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sims_jax.nets.layers import (
@@ -63,7 +64,7 @@ class Synthesis(nn.Module):
 
     config: SynthesisConfig
     num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sims_jax.nets.layers import Trunk, check_layout_channels
@@ -39,7 +40,7 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
     num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from safetensors import SafetensorError
 
@@ -69,7 +70,7 @@ class VGG(nn.Module):
     """
 
     config: VGGConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, photo: Float[Array, "B H W 3"]) -> dict[str, Float[Array, "B h w F"]]:
@@ -125,7 +126,7 @@ class VGGSegmenter(nn.Module):
 
     config: VGGConfig
     num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, photo: Float[Array, "B H W 3"]) -> Float[Array, "B H W classes"]:
@@ -218,7 +219,7 @@ def _read_keras(path: pathlib.Path) -> tuple[Params, VGGConfig]:
 def _take(path: pathlib.Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in arrays:
         raise InputError(
-            f"{path}: expected an array {name}, found {', '.join(sorted(arrays)[:4]) or 'none'} …; "
+            f"{path}: expected an array {name}, found {', '.join(sorted(arrays)[:4]) or 'none'}; "
             "give the weights of a VGG-19 without batch normalisation"
         )
     return np.ascontiguousarray(arrays[name], dtype=np.float32)

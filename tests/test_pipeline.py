@@ -1,0 +1,199 @@
+"""The whole pipeline on small scenes, with networks that have learned nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sims_jax
+from sims_jax import pipeline
+from sims_jax.bank.store import to_device
+from sims_jax.errors import InputError
+from sims_jax.labels import VOID, write_layout
+
+
+@pytest.fixture(scope="module")
+def layouts(tiny_stores):
+    return tiny_stores[1].layout
+
+
+def test_any_size_in_the_same_size_out_and_sources_are_named(tiny_model, tiny_stores, layouts):
+    for size in [(48, 64), (61, 79), (17, 130)]:
+        layout = np.resize(layouts[0], size)
+        result = tiny_model.synthesize(layout)
+        assert result.photo.shape == result.canvas.shape == (*size, 3)
+        assert result.canvas_mask.shape == result.layout.shape == size
+        assert np.isfinite(result.photo).all()
+        assert result.photo.min() >= 0 and result.photo.max() <= 1
+        assert set(np.unique(result.canvas_mask)) <= {0, 1}
+        used = [source for source in result.segments if source.used]
+        assert used and all(source.photo_id in tiny_stores[0].ids for source in used)
+        assert {source.class_name for source in used} <= set(tiny_model.labels.classes)
+
+
+def test_sources_tell_the_truth(tiny_model, tiny_stores, layouts):
+    store = tiny_stores[0]
+    for source in tiny_model.synthesize(layouts[1]).segments:
+        if source.row_id is not None:
+            assert store.ids[store.row_photo[source.row_id]] == source.photo_id
+            name = tiny_model.labels.classes[store.row_class[source.row_id]]
+            assert name == source.class_name
+            assert 0 <= source.score <= 2
+
+
+def test_the_second_layout_does_not_recompile(tiny_model, layouts):
+    tiny_model.synthesize(layouts[0])
+    compiled = pipeline.synthesize._cache_size()
+    tiny_model.synthesize(layouts[1], candidate=2, exclude=tiny_model.photo_ids[:2])
+    tiny_model.synthesize(np.resize(layouts[2], (90, 50)))
+    assert pipeline.synthesize._cache_size() == compiled
+
+
+def test_a_batch_equals_the_loop(tiny_model, layouts):
+    for one, alone in zip(
+        tiny_model.synthesize(layouts[:3]), map(tiny_model.synthesize, layouts[:3]), strict=True
+    ):
+        np.testing.assert_allclose(one.photo, alone.photo, atol=1e-4)
+        np.testing.assert_array_equal(one.canvas_mask, alone.canvas_mask)
+        assert [s.row_id for s in one.segments] == [s.row_id for s in alone.segments]
+
+
+def test_render_vmaps_and_jits(tiny_model, layouts):
+    layouts = jnp.asarray(layouts[:2])
+    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=3)
+    pixels = pipeline.gather(tiny_model.bank, matches)
+    params = tiny_model.params
+    plain = pipeline.render(params, layouts, matches, pixels)
+    jitted = jax.jit(pipeline.render)(params, layouts, matches, pixels)
+
+    def alone(layout, matches, pixels):
+        add = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
+        return pipeline.render(params, layout[None], add(matches), add(pixels)).photo[0]
+
+    mapped = jax.vmap(alone)(layouts, matches, pixels)
+    np.testing.assert_allclose(plain.photo, jitted.photo, atol=1e-4)
+    np.testing.assert_allclose(plain.photo, mapped, atol=1e-4)
+
+
+def test_gradients_reach_synthesis_and_transformer(tiny_model, tiny_stores, layouts):
+    layouts = jnp.asarray(layouts[:1])
+    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=3)
+    pixels = pipeline.gather(tiny_model.bank, matches)
+    truth = jnp.asarray(tiny_stores[1].photo[:1]).astype(jnp.float32) / 255
+
+    def loss(params):
+        # Every answer of the transformer counts as helpful, or the untrained one would be ignored.
+        return jnp.abs(pipeline.render(params, layouts, matches, pixels).photo - truth).mean()
+
+    import sims_jax.canvas.align as align
+
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(align, "MIN_GAIN", -2.0)
+        gradient = jax.grad(loss)(tiny_model.params)
+    for name in ("synthesis", "transformer"):
+        leaves = jax.tree.leaves(getattr(gradient, name))
+        assert all(np.isfinite(leaf).all() for leaf in leaves), name
+        assert max(float(jnp.abs(leaf).max()) for leaf in leaves) > 0, name
+
+
+def test_turned_answers_change_the_photo_in_segment_mode_only(tiny_model, layouts):
+    ordering = tiny_model.params.ordering["params"]
+    heads = {
+        name: jax.tree.map(jnp.negative, ordering[name]) for name in ("front_class", "front_first")
+    }
+    turned = tiny_model.params.replace(ordering={"params": ordering | heads})
+    for adherence, changes in (("segment", True), ("layout", False)):
+        photos = [
+            pipeline.synthesize(params, tiny_model.bank, layouts, adherence=adherence)[0].photo
+            for params in (tiny_model.params, turned)
+        ]
+        assert (not np.array_equal(*photos)) == changes, adherence
+
+
+def test_layout_mode_keeps_the_layout(tiny_model, layouts):
+    kept = tiny_model.synthesize(layouts[0], adherence="layout")
+    np.testing.assert_array_equal(kept.layout, layouts[0])
+    changed = tiny_model.synthesize(layouts[0], adherence="segment")
+    assert (changed.layout != layouts[0]).any()
+
+
+def test_an_empty_bank_still_gives_a_photo(tiny_model, layouts):
+    result = tiny_model.without_bank().synthesize(layouts[0])
+    assert np.isfinite(result.photo).all() and result.photo.std() > 0
+    assert not result.canvas_mask.any()
+    assert not any(source.used for source in result.segments)
+    assert all(source.photo_id is None for source in result.segments)
+
+
+def test_void_alone_gives_a_photo(tiny_model):
+    result = tiny_model.synthesize(np.full((48, 64), VOID, np.uint8))
+    assert np.isfinite(result.photo).all() and result.segments == ()
+
+
+def test_excluded_photos_and_other_candidates(tiny_model, layouts):
+    best = tiny_model.synthesize(layouts[0])
+    used = {source.photo_id for source in best.segments if source.used}
+    other = tiny_model.synthesize(layouts[0], exclude=used)
+    assert not used & {source.photo_id for source in other.segments}
+    second = tiny_model.synthesize(layouts[0], candidate=1)
+    assert [s.row_id for s in second.segments] != [s.row_id for s in best.segments]
+    assert all(a.score >= b.score for a, b in zip(best.segments, second.segments, strict=True))
+
+
+def test_a_row_of_ones_own_choice(tiny_model, layouts):
+    layouts = jnp.asarray(layouts[:1])
+    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=3)
+    edited = matches.replace(row=matches.row.at[0, 0, 0].set(matches.row[0, 0, 2]))
+    pixels = [pipeline.gather(tiny_model.bank, m).photo for m in (matches, edited)]
+    second = pipeline.gather(tiny_model.bank, pipeline.choose_candidate(matches, 2)).photo
+    np.testing.assert_array_equal(pixels[1][0, 0], second[0, 0])
+    np.testing.assert_array_equal(pixels[1][0, 1:], pixels[0][0, 1:])
+
+
+def test_instances_cut_segments(tiny_model):
+    car = tiny_model.labels.classes.index("car")
+    layout = np.zeros((48, 64), np.uint8)
+    layout[20:40, 10:50] = car
+    instances = np.zeros((48, 64), np.int32)
+    instances[20:40, 10:30], instances[20:40, 30:50] = 1, 2
+    cars = [
+        [s for s in tiny_model.synthesize(layout, instances=i).segments if s.class_name == "car"]
+        for i in (None, instances)
+    ]
+    assert [len(found) for found in cars] == [1, 2]
+
+
+def test_coarse_layouts_become_dense(tiny_model, tiny_stores):
+    coarse = tiny_stores[1].coarse[0]
+    assert (coarse == VOID).any()
+    assert not (tiny_model.synthesize(coarse, coarse=True).layout == VOID).any()
+
+
+def test_one_device_equals_eight(tiny_model, tiny_stores, layouts):
+    alone = to_device(tiny_stores[0], jax.devices()[:1])
+    params = jax.device_put(jax.device_get(tiny_model.params), jax.devices()[0])
+    synthesis, matches = pipeline.synthesize(params, alone, layouts[:1])
+    sharded, sharded_matches = pipeline.synthesize(tiny_model.params, tiny_model.bank, layouts[:1])
+    np.testing.assert_array_equal(matches.row, sharded_matches.row)
+    np.testing.assert_allclose(synthesis.photo, sharded.photo, atol=1e-4)
+
+
+def test_a_path_is_a_layout_and_bad_layouts_are_named(tiny_model, layouts, tmp_path):
+    path = tmp_path / "layout.png"
+    write_layout(path, layouts[0], tiny_model.labels)
+    from_path = tiny_model.synthesize(path)
+    np.testing.assert_array_equal(from_path.photo, tiny_model.synthesize(layouts[0]).photo)
+    bad = layouts[0].copy()
+    bad[0, 0] = 77
+    for layout, message in ((bad, "id 77"), (bad[..., None][None], "shape"), (bad / 2, "float64")):
+        with pytest.raises(InputError, match=message):
+            tiny_model.synthesize(layout)
+    with pytest.raises(InputError, match="adherence"):
+        tiny_model.synthesize(layouts[0], adherence="photo")
+    with pytest.raises(InputError, match="not in the bank"):
+        tiny_model.synthesize(layouts[0], exclude=["nobody"])
+
+
+def test_exported_names():
+    assert {"load", "synthesize", "match", "render", "gather"} <= set(sims_jax.__all__)
