@@ -56,9 +56,9 @@ def small() -> ConfigDict:
             ),
             canvas=dict(
                 adherence="layout",
-                inner_band_frac=0.017,
+                inner_band_frac=0.01,
                 inner_share=0.5,
-                outer_band_frac=0.025,
+                outer_band_frac=0.017,
                 outer_share=0.5,
             ),
             simulation=dict(transfer_share=0.8, missing_share=0.1, empty_share=0.05),
@@ -73,21 +73,22 @@ def small() -> ConfigDict:
                 net=dict(
                     widths=(16, 32, 64, 64),
                     convs=(1, 1, 1, 1),
+                    final_pool=False,
                     hidden=128,
-                    dropout=0.5,
+                    dropout=0.2,
                     box_size=(32, 64),
                 ),
                 train=train(400, 32, 1e-3),
             ),
-            densifier=dict(net=dict(widths=(96, 96, 64, 48, 32)), train=train(500, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(96, 96, 64, 32, 16)), train=train(300, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
-                    encoder_widths=(32, 48, 64, 96, 96),
+                    encoder_widths=(16, 32, 64, 128, 128),
                     encoder_convs=(1, 1, 2, 2, 2),
-                    decoder_widths=(96, 96, 96, 64, 48, 32),
+                    decoder_widths=(128, 128, 128, 96, 48, 24),
                 ),
                 segmentation_weight=0.1,
-                train=train(3000, 4, 2e-3),
+                train=train(2400, 4, 2e-3),
             ),
         )
     )

@@ -69,7 +69,7 @@ def get_config() -> ConfigDict:
                 train=train(100, PHOTOS, SEGMENTS_A_PHOTO, 1e-5),
             ),
             ordering=dict(
-                net=dict(**TRUNK, hidden=1024, dropout=0.5, box_size=None),
+                net=dict(**TRUNK, final_pool=True, hidden=1024, dropout=0.5, box_size=None),
                 train=train(100, PHOTOS, 10, 1e-5, schedule="growth"),
             ),
             densifier=dict(

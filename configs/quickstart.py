@@ -63,8 +63,9 @@ def get_config() -> ConfigDict:
                 net=dict(
                     widths=(16, 32, 64, 64),
                     convs=(1, 1, 1, 1),
+                    final_pool=False,
                     hidden=128,
-                    dropout=0.5,
+                    dropout=0.2,
                     box_size=(32, 64),
                 ),
                 train=train(400, 32, 2e-3),

@@ -41,10 +41,7 @@ def check_layout_channels(layout_onehot: Float[Array, "B H W channels"], num_cla
 def _reduce_window(
     x: Float[Array, "B H W F"], combine: Callable[[Array, Array], Array], padding: float
 ) -> Float[Array, "B h w F"]:
-    """3x3 windows with stride 2 (SAME padding), as strided slices combined one axis at a time.
-
-    `lax.reduce_window` computes the same, but its gradient is many times slower on CPUs.
-    """
+    """3x3 windows with stride 2 (SAME padding), as strided slices combined one axis at a time."""
     for axis in (1, 2):
         size = x.shape[axis]
         out = -(-size // 2)
@@ -128,17 +125,19 @@ class Trunk(nn.Module):
     """Convolution groups, a pool after each (first average, then max), and the mean over space.
 
     Source: SIMS, official code: the trunk shared by its transformation and ordering networks.
-    Differs: the mean is over whatever size is left, which is the code's 8x16 at its own input size.
+    Differs: the mean is over whatever size is left, which is the code's 8x16 at its own input size;
+    without `final_pool` there is none, and all positions go on to the head.
     """
 
     widths: tuple[int, ...]
     convs: tuple[int, ...]
+    final_pool: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B width"]:
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B features"]:
         x = x.astype(self.dtype)
         for index, (width, convs) in enumerate(zip(self.widths, self.convs, strict=True)):
             x = ConvBlock(width, convs, self.dtype, name=f"group_{index}")(x)
             x = average_pool(x) if index == 0 else max_pool(x)
-        return x.mean(axis=(1, 2))
+        return x.mean(axis=(1, 2)) if self.final_pool else x.reshape(x.shape[0], -1)

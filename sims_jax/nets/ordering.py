@@ -18,6 +18,8 @@ class OrderingConfig:
     Args:
       widths: channels of each group of 3x3 convolutions.
       convs: convolutions of each group.
+      final_pool: the head sees the mean over space (the paper's). A small network learns which of
+        two segments reaches lower only where it sees all positions.
       hidden: channels of the 1x1 convolution after the trunk.
       dropout: rate of dropout after it.
       box_size: (h, w) that the pair's enlarged box is resampled to; None for the full frame.
@@ -25,6 +27,7 @@ class OrderingConfig:
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+    final_pool: bool = True
     hidden: int = 1024
     dropout: float = 0.5
     box_size: tuple[int, int] | None = (64, 128)
@@ -77,7 +80,9 @@ class Ordering(nn.Module):
             ],
             axis=-1,
         )
-        features = Trunk(self.config.widths, self.config.convs, self.dtype, name="trunk")(inputs)
+        config = self.config
+        trunk = Trunk(config.widths, config.convs, config.final_pool, self.dtype, name="trunk")
+        features = trunk(inputs)
         hidden = nn.Dense(self.config.hidden, dtype=self.dtype, name="hidden")(features)
         hidden = nn.leaky_relu(hidden, LEAK).astype(jnp.float32)
         hidden = nn.Dropout(self.config.dropout, deterministic=not train)(hidden)

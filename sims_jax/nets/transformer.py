@@ -65,7 +65,8 @@ class Transformer(nn.Module):
             ],
             axis=-1,
         )
-        features = Trunk(self.config.widths, self.config.convs, self.dtype, name="trunk")(inputs)
+        trunk = Trunk(self.config.widths, self.config.convs, dtype=self.dtype, name="trunk")
+        features = trunk(inputs)
         theta = nn.Dense(
             6,
             kernel_init=nn.initializers.zeros,

@@ -1,0 +1,91 @@
+"""One and several devices agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sims_jax.errors import InputError
+from sims_jax.rng import example_keys
+from sims_jax.training.parallel import AXIS, create_state, make_train_step, mean_gradient, shard_batch
+
+BATCH = 16
+
+
+def init(key):
+    a, b = jax.random.split(key)
+    return {"a": jax.random.normal(a, (5, 8)), "b": jax.random.normal(b, (8, 2))}
+
+
+def loss(params, batch, keys):
+    """A small network with dropout, so that keys matter."""
+    hidden = jnp.tanh(batch["x"] @ params["a"])
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (8,)))(keys)
+    out = jnp.where(kept, hidden, jnp.zeros_like(hidden)) @ params["b"]
+    error = jnp.square(out - batch["y"]).mean(axis=1)
+    return error, {"twice": 2 * error}
+
+
+def make_batch(dtype):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(BATCH, 5)), rng.normal(size=(BATCH, 2))
+    return {"x": x.astype(dtype), "y": y.astype(dtype)}, np.arange(BATCH, dtype=np.int32)
+
+
+def gradient_on(count, dtype):
+    devices = jax.devices()[:count]
+    params = jax.tree.map(lambda x: x.astype(dtype), init(jax.random.key(0)))
+    batch, position = make_batch(dtype)
+
+    def gradient(params, batch, position):
+        keys = example_keys(jax.random.key(1), jnp.int32(3), position)
+        return mean_gradient(loss, params, batch, keys)
+
+    mapped = jax.pmap(gradient, AXIS, in_axes=(None, 0, 0), out_axes=None, devices=devices)
+    return jax.device_get(mapped(params, *shard_batch((batch, position), devices)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+def test_gradients_of_eight_devices_equal_those_of_one(dtype, tolerance):
+    with jax.enable_x64(dtype == np.float64):
+        one, metrics_one = gradient_on(1, dtype)
+        eight, metrics_eight = gradient_on(8, dtype)
+    for name, gradient in one.items():
+        assert gradient.dtype == dtype
+        difference = np.linalg.norm(eight[name] - gradient)
+        assert difference <= tolerance * np.linalg.norm(gradient)
+    assert metrics_eight["twice"] == pytest.approx(2 * metrics_one["loss"])
+
+
+def test_training_on_eight_devices_equals_training_on_one():
+    batch, position = make_batch(np.float32)
+    states = []
+    for count in (1, 8):
+        devices = jax.devices()[:count]
+        optimizer = optax.sgd(0.1)
+        state = create_state(init, optimizer, jax.random.key(0), devices)
+        step = make_train_step(loss, optimizer, 0.9, jax.random.key(1), devices)
+        for _ in range(5):
+            state, metrics = step(state, *shard_batch((batch, position), devices))
+        assert int(state.step) == 5 and float(metrics["gradient_norm"]) > 0
+        states.append(jax.device_get(state))
+    for one, eight in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_follows_the_parameters():
+    devices = jax.devices()[:1]
+    optimizer = optax.sgd(0.1)
+    state = create_state(init, optimizer, jax.random.key(0), devices)
+    first = jax.device_get(state.params)
+    step = make_train_step(loss, optimizer, 0.999, jax.random.key(1), devices)
+    state, _ = step(state, *shard_batch(make_batch(np.float32), devices))
+    for name, ema in state.ema.items():
+        expected = 0.1 * first[name] + 0.9 * np.asarray(state.params[name])
+        np.testing.assert_allclose(ema, expected, rtol=1e-5)
+
+
+def test_an_indivisible_batch_is_named():
+    with pytest.raises(InputError, match="16 examples on 3 devices"):
+        shard_batch(make_batch(np.float32), jax.devices()[:3])

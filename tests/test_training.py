@@ -1,0 +1,166 @@
+"""Training runs: all stages, killed and continued, on eight devices, and what stops them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sims_jax.checkpoints import Checkpoints
+from sims_jax.errors import InputError
+from sims_jax.training.loop import TrainConfig, train
+from sims_jax.training.run import STAGES, Run
+from sims_jax.training.writers import MetricsWriter
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tmp_path_factory):
+    """A finished run on eight devices, and its report."""
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    return workdir, Run(tiny_config, workdir).run()
+
+
+def test_report_has_every_key(finished):
+    workdir, report = finished
+    assert json.loads((workdir / "report.json").read_text()) == report
+    expected = {
+        "transformer": {"val_l1", "identity_l1"},
+        "ordering": {"val_accuracy", "prior_accuracy"},
+        "densifier": {"val_miou", "nearest_miou"},
+        "synthesis": {"val_loss", "canvas_loss", "empty_loss"},
+        "bank": {"photos", "segments"},
+        "seconds": set(STAGES),
+    }
+    for name, keys in expected.items():
+        assert keys <= set(report[name]), name
+        assert all(np.isfinite(report[name][key]) for key in keys)
+    assert report["bank"]["photos"] == 10
+    assert (workdir / "sheet.png").exists()
+
+
+def test_metrics_have_every_step_once(finished):
+    workdir, _ = finished
+    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for stage in STAGES[1:]:
+        steps = [e["step"] for e in entries if e["stage"] == stage and "loss" in e]
+        assert steps == [1, 2, 3, 4]
+    assert list((workdir / "events").iterdir())
+
+
+def test_a_finished_run_is_left_alone(finished, tiny_config):
+    workdir, report = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert Run(tiny_config, workdir).run() == report
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
+    workdir, _ = finished
+    other = tiny_config.copy_and_resolve_references()
+    with other.unlocked():
+        other.seed = 7
+    with pytest.raises(InputError, match=r"config.seed = 7, expected 0"):
+        Run(other, workdir).run()
+
+
+def test_a_loaded_model_synthesizes(finished, tiny_stores):
+    import sims_jax
+
+    result = sims_jax.load(finished[0]).synthesize(np.resize(tiny_stores[1].layout[0], (33, 47)))
+    assert result.photo.shape == (33, 47, 3)
+
+
+def test_an_unfinished_workdir_is_named(tmp_path):
+    import sims_jax
+
+    with pytest.raises(InputError, match=r"config.json: not found"):
+        sims_jax.load(tmp_path)
+
+
+class Toy:
+    """The smallest task: learn a number."""
+
+    name, count = "toy", 50
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def example(self, index, rng):
+        return {"x": np.float32(index * self.scale + rng.normal())}
+
+    def init(self, key):
+        del key
+        return {"w": np.zeros((), np.float32)}
+
+    def loss(self, params, batch, keys):
+        del keys
+        return abs(params["w"] - batch["x"]), {}
+
+    def evaluate(self, params):
+        return {}
+
+    def sheet(self, params):
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+def toy_config(**changes):
+    values = dict(
+        steps=12, batch_size=8, learning_rate=0.1, schedule="constant", warmup_steps=0,
+        growth_epochs=0, final_rate=0.0, ema_decay=0.9, clip_norm=0.0,
+        log_every=1, save_every=4, sheet_every=100,
+    )  # fmt: skip
+    return TrainConfig(**values | changes)
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    for name, parts in (("whole", [12]), ("parts", [5, 9, 12])):
+        (tmp_path / name).mkdir()
+        for steps in parts:
+            with MetricsWriter(tmp_path / name) as writer:
+                ema = train(Toy(), toy_config(steps=steps), tmp_path / name / "toy", writer, 0)
+        (tmp_path / f"{name}.json").write_text(json.dumps(float(ema["w"])))
+    assert (tmp_path / "whole.json").read_text() == (tmp_path / "parts.json").read_text()
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert lines[0] == lines[1]
+
+
+def test_not_a_number_stops_the_run(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        train(Toy(), toy_config(steps=4), tmp_path / "toy", writer, 0)
+        with pytest.raises(InputError, match=r"toy, step 5: found loss = nan.*checkpoint is of step 4"):
+            train(Toy(scale=float("nan")), toy_config(), tmp_path / "toy", writer, 0)
+    with Checkpoints(tmp_path / "toy") as checkpoints:
+        assert checkpoints.latest_step == 4
+
+
+def test_killed_and_started_again_finishes(tiny_config, tmp_path):
+    """A real SIGKILL in the middle of a stage; the same command then ends with a report."""
+    config = tmp_path / "config.py"
+    values = tiny_config.to_json()
+    config.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict(json.loads('''{values}'''))\n"
+    )
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}",
+               "--config.stages=('bank', 'features')"]  # fmt: skip
+    environment = os.environ | {"XLA_FLAGS": ""}
+    first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    metrics = workdir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
+        assert first.poll() is None, "the run ended before it was killed"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (workdir / "features" / "done.json").exists()
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert (workdir / "features" / "done.json").exists()
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps[:4] == [1, 2, 3, 4]
