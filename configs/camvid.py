@@ -78,7 +78,7 @@ def small() -> ConfigDict:
                     dropout=0.2,
                     box_size=(32, 64),
                 ),
-                train=train(400, 32, 1e-3),
+                train=train(1000, 32, 2e-3),
             ),
             densifier=dict(net=dict(widths=(96, 96, 64, 32, 16)), train=train(300, 8, 2e-3)),
             synthesis=dict(
@@ -88,7 +88,7 @@ def small() -> ConfigDict:
                     decoder_widths=(128, 128, 128, 96, 48, 24),
                 ),
                 segmentation_weight=0.1,
-                train=train(2400, 4, 2e-3),
+                train=train(1600, 4, 2e-3),
             ),
         )
     )

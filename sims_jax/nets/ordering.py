@@ -37,8 +37,8 @@ class OrderingConfig:
 class OrderingOutput:
     """The ordering network's two answers, as logits."""
 
-    class_logits: Float[Array, "B channels"]  # the class in front; the last channel is void
-    first_logit: Float[Array, "B"]  # above 0: A lies in front of B
+    class_logits: Float[Array, "*B channels"]  # the class in front; the last channel is void
+    first_logit: Float[Array, "*B"]  # above 0: A lies in front of B
 
 
 class Ordering(nn.Module):

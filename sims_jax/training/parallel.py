@@ -80,7 +80,8 @@ def make_train_step(
     def step(state: TrainState, batch, position):
         keys = example_keys(key, state.step, position)
         gradient, metrics = mean_gradient(loss, state.params, batch, keys)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies its step count by floats
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))  # as TensorFlow's EMA

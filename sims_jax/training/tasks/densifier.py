@@ -51,7 +51,8 @@ class DensifierTask:
         """Cross-entropy with the fine layout, void left out."""
         del keys
         logits = self._logits(params, batch)
-        right = (jnp.argmax(logits, -1) == batch["layout"]).astype(jnp.float32)
+        found = jnp.argmax(logits, -1).astype(jnp.uint8)
+        right = (found == batch["layout"]).astype(jnp.float32)
         return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
 
     def evaluate(self, params) -> dict[str, float]:

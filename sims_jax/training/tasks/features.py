@@ -99,7 +99,8 @@ class FeaturesTask:
             return jnp.clip(photo.astype(jnp.float32) / 255 * gain, 0.0, 1.0)
 
         logits = self.network.apply(params, jax.vmap(tint)(keys, batch["photo"]))
-        right = (jnp.argmax(logits, -1) == batch["layout"]).astype(jnp.float32)
+        found = jnp.argmax(logits, -1).astype(jnp.uint8)
+        right = (found == batch["layout"]).astype(jnp.float32)
         return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
 
     def evaluate(self, params) -> dict[str, float]:

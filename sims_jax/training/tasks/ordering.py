@@ -60,7 +60,7 @@ class OrderingTask:
 
     def init(self, key):
         example = _pair_example(self.store, self.pairs, 0, swapped=False)
-        batch = jax.tree.map(lambda x: x[None], example)
+        batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
         return self.network.init(key, *self._views(batch))
 
     def loss(self, params, batch, keys):

@@ -73,7 +73,7 @@ class SynthesisTask:
         return self._photo_example(self.store, self.donors, index, slot)
 
     def init(self, key):
-        batch = jax.tree.map(lambda x: x[None], self._heldout_example(0))
+        batch = jax.tree.map(lambda x: jnp.asarray(x)[None], self._heldout_example(0))
         keys = example_keys(key, jnp.int32(0), jnp.arange(1))
         return self.network.init(key, *self._inputs(self.simulate(batch, keys, self.simulation)))
 

@@ -58,7 +58,7 @@ class TransformerTask:
         return _row_example(self.store, index)
 
     def init(self, key):
-        batch = jax.tree.map(lambda x: x[None], _row_example(self.store, 0))
+        batch = jax.tree.map(lambda x: jnp.asarray(x)[None], _row_example(self.store, 0))
         views = self._views(batch, identity_affine()[None])
         return self.network.init(key, *views)
 
