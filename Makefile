@@ -9,6 +9,8 @@ RUN := $(VENV)/bin/python
 
 demo: $(VENV)/installed
 	$(RUN) train.py --config=configs/quickstart.py --workdir=runs/quickstart
+	$(RUN) synthesize.py --workdir=runs/quickstart --layout=runs/quickstart/layouts \
+		--out=runs/quickstart/photos --sheet
 	@echo "Look at runs/quickstart/sheet.png: layout | canvas | photo | real"
 
 test: $(VENV)/installed

@@ -19,20 +19,23 @@ TRUNK = dict(widths=(64, 128, 256, 512, 512), convs=(2, 2, 3, 3, 3))
 
 def train(epochs: int, epoch_steps: int, batch_size: int, learning_rate: float, **other) -> dict:
     """Adam at a constant rate, unless `other` says so."""
-    return dict(
-        steps=epochs * epoch_steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule="constant",
-        warmup_steps=0,
-        growth_epochs=epochs,
-        final_rate=0.0,
-        ema_decay=0.999,
-        clip_norm=0.0,
-        log_every=100,
-        save_every=2000,
-        sheet_every=10000,
-    ) | other
+    return (
+        dict(
+            steps=epochs * epoch_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule="constant",
+            warmup_steps=0,
+            growth_epochs=epochs,
+            final_rate=0.0,
+            ema_decay=0.999,
+            clip_norm=0.0,
+            log_every=100,
+            save_every=2000,
+            sheet_every=10000,
+        )
+        | other
+    )
 
 
 def get_config() -> ConfigDict:

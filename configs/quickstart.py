@@ -1,6 +1,6 @@
 """A first look: every network, small, on procedural street scenes.
 
-Command:   make demo
+Command:   make demo; with your own photos (README.md) --config=configs/quickstart.py:FOLDER
 Hardware:  two CPU cores, 3 GiB
 Time:      about 7 minutes
 Expected:  runs/quickstart/report.json as in README.md, "First result";
@@ -30,12 +30,14 @@ def train(steps: int, batch_size: int, learning_rate: float) -> dict:
     )
 
 
-def get_config() -> ConfigDict:
+def get_config(folder: str = "") -> ConfigDict:
+    scenes = dict(name="scenes", image_size=(96, 128), num_train=192, num_val=32, seed=0)
+    own_photos = dict(name="folder", root=folder, val_frac=0.1)
     return ConfigDict(
         dict(
             seed=0,
             stages=STAGES,
-            data=dict(name="scenes", image_size=(96, 128), num_train=192, num_val=32, seed=0),
+            data=own_photos if folder else scenes,
             bank=dict(
                 image_size=(96, 128),
                 grid=(48, 64),

@@ -3,7 +3,7 @@
     model = sims_jax.load("runs/camvid")
     result = model.synthesize(layout)
 
-What is exported here is imported when it is first used, so that reading data touches no accelerator.
+What is exported here is imported at its first use, so that reading data touches no accelerator.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """Saving and restoring training states: atomic, asynchronous, several devices to one and back.
 
 A checkpoint has two items: `state`, everything training needs to go on, and `ema`, the averaged
-parameters alone, which is all that inference reads. Orbax writes into a temporary folder and renames
-it, so that an unfinished save is never taken for a checkpoint.
+parameters alone, which is all that inference reads. Orbax writes into a temporary folder and
+renames it, so that an unfinished save is never taken for a checkpoint.
 """
 
 import pathlib

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -70,6 +71,12 @@ def _find_presets(argv: list[str]) -> list[str]:
 
 def synthesize_command() -> None:
     """`synthesize.py` and `sims-synthesize`."""
+    arguments = synthesize_parser().parse_args()
+    exit_with_one_line(lambda: _synthesize(arguments))
+
+
+def synthesize_parser() -> argparse.ArgumentParser:
+    """The flags of `synthesize.py`."""
     parser = argparse.ArgumentParser(
         prog="synthesize", description="Makes photos of semantic layouts with a trained model."
     )
@@ -93,8 +100,7 @@ def synthesize_command() -> None:
     parser.add_argument(
         "--sheet", action="store_true", help="also a contact sheet: layout | canvas | photo"
     )
-    arguments = parser.parse_args()
-    exit_with_one_line(lambda: _synthesize(arguments))
+    return parser
 
 
 def _synthesize(arguments: argparse.Namespace) -> None:
@@ -131,8 +137,9 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     print(f"{len(paths)} photos and sources.json: {arguments.out}")
     if arguments.sheet:
         rows = [[_shrink(picture) for picture in row] for row in pictures]
-        merged = [sum(rows[i : i + SHEET_COLUMNS], []) for i in range(0, len(rows), SHEET_COLUMNS)]
-        write_picture(arguments.out / "sheet.png", contact_sheet(merged))
+        several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
+        sheet = contact_sheet([list(itertools.chain(*some)) for some in several])
+        write_picture(arguments.out / "sheet.png", sheet)
         print(f"sheet: {arguments.out / 'sheet.png'}")
 
 

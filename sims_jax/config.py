@@ -21,9 +21,7 @@ def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
       InputError: a key is unknown or missing; `where` names the part of the config.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    required = {
-        name for name, field in fields.items() if field.default is dataclasses.MISSING
-    }
+    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
     given = set(values.keys())
     unknown, missing = sorted(given - set(fields)), sorted(required - given)
     if unknown or missing:
@@ -76,7 +74,7 @@ def _comparable(config: ConfigDict) -> dict[str, Any]:
 
 
 def _first_difference(kept: Any, given: Any, where: str = "config") -> str:
-    """"found … , expected …" for the first key that differs; empty if none does."""
+    """ "found … , expected …" for the first key that differs; empty if none does."""
     if isinstance(kept, dict) and isinstance(given, dict):
         for name in sorted(kept | given):
             difference = _first_difference(kept.get(name), given.get(name), f"{where}.{name}")

@@ -234,16 +234,17 @@ def _color_table(labels: LabelSpace) -> UInt8[np.ndarray, "256 3"]:
 
 
 # SegNet's classes and colours (Badrinarayanan et al. 2017), in the order of its annotations.
+# fmt: off
 CAMVID = LabelSpace(
     name="camvid",
     classes=(
         "sky", "building", "pole", "road", "pavement", "tree",
         "sign", "fence", "car", "pedestrian", "bicyclist",
-    ),  # fmt: skip
+    ),
     palette=(
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
         (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-    ),  # fmt: skip
+    ),
     thin=("pole", "sign"),
     planar=("road", "pavement"),
     context=("sky", "building", "road", "pavement", "tree", "fence"),
@@ -256,11 +257,11 @@ SCENES = LabelSpace(
     classes=(
         "sky", "road", "pavement", "building", "tree",
         "pole", "sign", "car", "pedestrian", "fence",
-    ),  # fmt: skip
+    ),
     palette=(
         (70, 130, 180), (128, 64, 128), (244, 35, 232), (70, 70, 70), (107, 142, 35),
         (153, 153, 153), (220, 220, 0), (0, 0, 142), (220, 20, 60), (190, 153, 153),
-    ),  # fmt: skip
+    ),
     thin=("pole", "sign"),
     planar=("road", "pavement"),
     context=("sky", "road", "pavement", "building", "tree"),
@@ -273,14 +274,15 @@ CITYSCAPES = LabelSpace(
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light",
         "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car",
         "truck", "bus", "train", "motorcycle", "bicycle",
-    ),  # fmt: skip
+    ),
     palette=(
         (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
         (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
         (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
         (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-    ),  # fmt: skip
+    ),
     thin=("pole", "traffic light", "traffic sign"),
     planar=("road", "sidewalk", "terrain"),
     context=("road", "sidewalk", "building", "wall", "fence", "vegetation", "terrain", "sky"),
 )
+# fmt: on

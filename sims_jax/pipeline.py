@@ -5,7 +5,7 @@
     render(params, layouts, matches, pixels)  transformation, order, canvas, photo
     synthesize(params, bank, layouts)         the three, jitted together
 
-`Matches` may be edited between the first and the last: another candidate, a row of one's own choice.
+`Matches` may be edited in between: another candidate, a row of one's own choice.
 With a bank sharded over processes all of them call `synthesize` together (SPMD).
 """
 
@@ -118,9 +118,7 @@ def render(
     networks = params.networks
     adherence = adherence or networks.canvas.adherence
     place = functools.partial(_place_segments, params, adherence=adherence)
-    canvas, affine, rank = jax.lax.map(
-        lambda one: place(*one), (layouts, matches.segments, pixels)
-    )
+    canvas, affine, rank = jax.lax.map(lambda one: place(*one), (layouts, matches.segments, pixels))
     index = jnp.arange(rank.shape[-1], dtype=canvas.source.dtype)
     return Synthesis(
         photo=paint(params, canvas),
@@ -227,9 +225,10 @@ def _rank_by_network(params, segments, mask, layout, key):
     def ask(pair):
         a, b = pair[:, 0], pair[:, 1]
         class_a, class_b = segments.class_id[a], segments.class_id[b]
-        num_classes = networks.labels.num_classes
+        classes = networks.labels.num_classes
+        masks = mask[a], mask[b]
         return ask_order(
-            params.ordering, networks.ordering, num_classes, mask[a], mask[b], class_a, class_b, layout
+            params.ordering, networks.ordering, classes, *masks, class_a, class_b, layout
         )
 
     first_logit = _map_chunks(ask, (pair,), asked, networks.pipeline.chunk)

@@ -9,12 +9,21 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
+import jaxtyping
+import pytest
 
 # Annotated shapes and dtypes are checked on every call. Not in types.py: its values pass through
 # jax.tree.map, where they hold other things than arrays.
-CHECKED = ("bank.match", "bank.segments", "canvas.align", "canvas.compose", "canvas.order", "losses", "nets", "ops")
+CHECKED = (
+    "bank.match",
+    "bank.segments",
+    "canvas.align",
+    "canvas.compose",
+    "canvas.order",
+    "losses",
+    "nets",
+    "ops",
+)
 jaxtyping.install_import_hook([f"sims_jax.{module}" for module in CHECKED], "beartype.beartype")
 
 import jax  # noqa: E402
@@ -108,7 +117,11 @@ def random_params(networks, num_classes: int) -> dict:
     from sims_jax.nets.transformer import Transformer
 
     size = (1, 16, 16)
-    onehot, mask, rgb = (jnp.zeros((*size, num_classes + 1)), jnp.zeros(size), jnp.zeros((*size, 3)))
+    onehot, mask, rgb = (
+        jnp.zeros((*size, num_classes + 1)),
+        jnp.zeros(size),
+        jnp.zeros((*size, 3)),
+    )
     inputs = {
         "transformer": (Transformer(networks.transformer, num_classes), (rgb, mask, onehot)),
         "ordering": (Ordering(networks.ordering, num_classes), (onehot, mask, mask)),

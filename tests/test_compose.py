@@ -16,7 +16,11 @@ SIZE = (24, 32)
 
 def config(**changes):
     values = dict(
-        adherence="layout", inner_band_frac=0.1, inner_share=1.0, outer_band_frac=0.0, outer_share=1.0
+        adherence="layout",
+        inner_band_frac=0.1,
+        inner_share=1.0,
+        outer_band_frac=0.0,
+        outer_share=1.0,
     )
     return CanvasConfig(**values | changes)
 

@@ -8,7 +8,13 @@ import pytest
 
 from sims_jax.errors import InputError
 from sims_jax.rng import example_keys
-from sims_jax.training.parallel import AXIS, create_state, make_train_step, mean_gradient, shard_batch
+from sims_jax.training.parallel import (
+    AXIS,
+    create_state,
+    make_train_step,
+    mean_gradient,
+    shard_batch,
+)
 
 BATCH = 16
 

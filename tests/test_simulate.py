@@ -78,7 +78,9 @@ def test_transfer_moves_the_mean_to_the_donors():
     rng = np.random.default_rng(1)
     photo = np.clip(0.5 + 0.02 * rng.normal(size=(*SIZE, 3)), 0, 1).astype(np.float32)
     pixels = photo[component == 0]
-    own = dict(own_mean=np.tile(pixels.mean(0), (3, 1)), own_cov=np.tile(np.cov(pixels.T), (3, 1, 1)))
+    own = dict(
+        own_mean=np.tile(pixels.mean(0), (3, 1)), own_cov=np.tile(np.cov(pixels.T), (3, 1, 1))
+    )
     donors = donors.replace(
         **{k: v.astype(np.float32) for k, v in own.items()},
         mean=np.full((3, 3), 0.4, np.float32),

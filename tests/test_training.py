@@ -134,7 +134,9 @@ def test_resumed_equals_uninterrupted(tmp_path):
 def test_not_a_number_stops_the_run(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         train(Toy(), toy_config(steps=4), tmp_path / "toy", writer, 0)
-        with pytest.raises(InputError, match=r"toy, step 5: found loss = nan.*checkpoint is of step 4"):
+        with pytest.raises(
+            InputError, match=r"toy, step 5: found loss = nan.*checkpoint is of step 4"
+        ):
             train(Toy(scale=float("nan")), toy_config(), tmp_path / "toy", writer, 0)
     with Checkpoints(tmp_path / "toy") as checkpoints:
         assert checkpoints.latest_step == 4

@@ -272,9 +272,7 @@ def _resize_field(
     return np.ascontiguousarray(resize_labels(values, tuple(spec.image_size)))
 
 
-def _write_batch(
-    examples: list[Example], spec: BankSpec, parts: pathlib.Path, split: Any
-) -> None:
+def _write_batch(examples: list[Example], spec: BankSpec, parts: pathlib.Path, split: Any) -> None:
     # The last batch is filled up, so that there is one compilation.
     padded = examples + examples[:1] * (_SPLIT_BATCH - len(examples))
     layouts = np.stack([example["layout"] for example in padded])
@@ -340,9 +338,7 @@ def color_moments(
     return mean, cov
 
 
-def median_depth(
-    depth: np.ndarray | None, component: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
+def median_depth(depth: np.ndarray | None, component: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Median of each segment's known depths, metres; 0 where none is known."""
     if depth is None:
         return np.zeros(rows.size, np.float32)

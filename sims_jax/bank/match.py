@@ -84,9 +84,7 @@ def match(
             common = count_common(mask[None], rows.mask)
             shared = box_sums(equal, intersect_boxes(context[None], contexts), rows.photo)
             both = box_sums(own, context[None], jnp.zeros(1, jnp.int32)) + labelled
-            score = score_pairs(
-                common, area + rows.area - common, shared, both - shared, spec.grid
-            )
+            score = score_pairs(common, area + rows.area - common, shared, both - shared, spec.grid)
             usable = allowed & (rows.class_id == class_id)
             return _best_rows(score, usable, candidates, spec.grid)
 
@@ -95,9 +93,7 @@ def match(
             return jnp.full(candidates, -1, jnp.int32), jnp.zeros(candidates, jnp.uint32)
 
         return jax.lax.map(
-            lambda segment: jax.lax.cond(
-                segment[0] >= 0, match_segment, skip_segment, segment
-            ),
+            lambda segment: jax.lax.cond(segment[0] >= 0, match_segment, skip_segment, segment),
             (class_ids, masks, areas, boxes),
         )
 
@@ -137,9 +133,7 @@ def box_sums(
 ) -> Int[Array, "R"]:
     """Counts the true cells of one box of one photo a row: four reads of its table."""
     y0, x0, y1, x1 = jnp.moveaxis(box_yx, -1, 0)
-    return (
-        table[photo, y1, x1] - table[photo, y0, x1] - table[photo, y1, x0] + table[photo, y0, x0]
-    )
+    return table[photo, y1, x1] - table[photo, y0, x1] - table[photo, y1, x0] + table[photo, y0, x0]
 
 
 def intersect_boxes(a: Int[Array, "*A 4"], b: Int[Array, "*B 4"]) -> Int[Array, "*AB 4"]:

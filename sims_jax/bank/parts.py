@@ -24,9 +24,7 @@ TEMPORARY_PREFIX = ".tmp-"
 _ZSTD_LEVEL = 3
 
 
-def write_part(
-    folder: pathlib.Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]
-) -> None:
+def write_part(folder: pathlib.Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Writes a part to `folder` at once; `folder` must not exist."""
     temporary = folder.with_name(TEMPORARY_PREFIX + folder.name)
     shutil.rmtree(temporary, ignore_errors=True)

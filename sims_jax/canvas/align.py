@@ -116,10 +116,12 @@ def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
     """Half-open box of a mask; zeros for an empty one."""
     rows, columns = mask.any(axis=1), mask.any(axis=0)
     height, width = mask.shape
-    box = jnp.stack([
-        jnp.argmax(rows),
-        jnp.argmax(columns),
-        height - jnp.argmax(rows[::-1]),
-        width - jnp.argmax(columns[::-1]),
-    ]).astype(jnp.int32)
+    box = jnp.stack(
+        [
+            jnp.argmax(rows),
+            jnp.argmax(columns),
+            height - jnp.argmax(rows[::-1]),
+            width - jnp.argmax(columns[::-1]),
+        ]
+    ).astype(jnp.int32)
     return jnp.where(mask.any(), box, jnp.zeros_like(box))

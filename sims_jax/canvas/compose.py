@@ -81,9 +81,7 @@ def paste(
     )
 
 
-def elide(
-    key: Key[Array, ""], canvas: Canvas, config: CanvasConfig, labels: LabelSpace
-) -> Canvas:
+def elide(key: Key[Array, ""], canvas: Canvas, config: CanvasConfig, labels: LabelSpace) -> Canvas:
     """Takes a random share of the pixels of the inner and the outer bands from a canvas."""
     height_px = canvas.source.shape[0]
     inner_key, outer_key = jax.random.split(key)

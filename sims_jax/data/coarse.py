@@ -19,8 +19,9 @@ def draw_coarse(
 ) -> UInt8[np.ndarray, "H W"]:
     """A coarse annotation: straight-edged polygons inside the eroded segments, void between.
 
-    `segment` numbers the segments from 0; what is below 0 gets no polygon. Differs from hand-drawn ones: a polygon is the hull of
-    the segment's left and right ends on a few rows, cut where it leaves the eroded class.
+    `segment` numbers the segments from 0; what is below 0 gets no polygon. Differs from hand-drawn
+    ones: a polygon is the hull of the segment's left and right ends on a few rows, cut where it
+    leaves the eroded class.
     """
     height, width = layout.shape
     radius = max(round(COARSE_EROSION_FRAC * height), 1)

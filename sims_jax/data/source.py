@@ -82,6 +82,11 @@ def open_dataset(config: Mapping | ConfigDict, cache_dir: str | pathlib.Path) ->
             f"config.data.name: found {name}, expected one of {', '.join(sorted(DATASETS))}; "
             "correct it"
         )
+    if not fields.get("root", "."):
+        raise InputError(
+            f"config.data.root: found nothing, expected the folder of {name}; "
+            "give --config.data.root=FOLDER"
+        )
     config_class, builder_class = DATASETS[name]
     dataset_config = make(config_class, fields, f"config.data ({name})")
     with _quiet_tfds():

@@ -121,9 +121,7 @@ def train(
             state = checkpoints.restore(state)
         done = int(state.step)
         writer.rewind(task.name, done)
-        batches = iterate_batches(
-            task, seed=seed, batch_size=config.batch_size, first_step=done
-        )
+        batches = iterate_batches(task, seed=seed, batch_size=config.batch_size, first_step=done)
         with progress(task.name, config.steps, done) as bar:
             for step in range(done + 1, config.steps + 1):
                 batch, position = next(batches)

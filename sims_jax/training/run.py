@@ -3,7 +3,7 @@
     bank          photos and layouts into two banks: training, and held out
     features      Φ of the perceptual loss, where no weights are given
     transformer   ordering   densifier   synthesis
-    report        report.json and sheet.png, from the held-out photos
+    report        report.json, sheet.png and layouts/, from the held-out photos
 
 A stage's folder in the workdir holds its checkpoints and, when it is finished, `done.json`.
 """
@@ -29,7 +29,7 @@ from sims_jax.checkpoints import Checkpoints
 from sims_jax.config import make, save_config
 from sims_jax.data.source import open_dataset
 from sims_jax.errors import InputError
-from sims_jax.labels import colorize
+from sims_jax.labels import colorize, write_layout
 from sims_jax.model import Model, assemble, make_networks
 from sims_jax.nets.vgg import VGGConfig, load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
@@ -161,8 +161,16 @@ class Run:
             params = {name: self._restore(name) for name in STAGES[2:]}
             model = assemble(self.config, self._store(), params)
             write_picture(sheet, heldout_sheet(model, self._heldout()))
+        self._write_layouts()
         write_json(self.workdir / "report.json", report)
         return report
+
+    def _write_layouts(self) -> None:
+        """The held-out layouts as PNGs: something to synthesize from."""
+        heldout, folder = self._heldout(), self.workdir / "layouts"
+        folder.mkdir(exist_ok=True)
+        for photo_id, layout in zip(heldout.ids, heldout.layout, strict=True):
+            write_layout(folder / f"{photo_id}.png", layout, heldout.spec.labels)
 
     # What is on disk.
 

@@ -47,4 +47,3 @@ class MetricsWriter:
         self._sheets.mkdir(exist_ok=True)
         write_picture(self._sheets / f"{stage}_{step:07d}.png", sheet)
         self._events.add_image(f"{stage}/sheet", sheet, step, dataformats="HWC")
-

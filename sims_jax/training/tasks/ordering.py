@@ -65,6 +65,7 @@ class OrderingTask:
 
     def loss(self, params, batch, keys):
         """Cross-entropy of the class in front (the paper's) plus that of A or B."""
+
         def answer_one(view, key):
             view = jax.tree.map(lambda x: x[None], view)
             answer = self.network.apply(params, *view, train=True, rngs={"dropout": key})
@@ -72,9 +73,7 @@ class OrderingTask:
 
         answer = jax.vmap(answer_one)(self._views(batch), keys)
         front_class = jnp.where(batch["a_in_front"], batch["class_a"], batch["class_b"])
-        by_class = optax.softmax_cross_entropy_with_integer_labels(
-            answer.class_logits, front_class
-        )
+        by_class = optax.softmax_cross_entropy_with_integer_labels(answer.class_logits, front_class)
         truth = batch["a_in_front"].astype(jnp.float32)
         a_or_b = optax.sigmoid_binary_cross_entropy(answer.first_logit, truth)
         logit = front_logit(answer, batch["class_a"], batch["class_b"])

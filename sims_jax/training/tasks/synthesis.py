@@ -113,12 +113,14 @@ class SynthesisTask:
         """Rows of: layout | simulated canvas | photo | real."""
         examples = [self._heldout_example(i) for i in spread(len(self.heldout.ids), SHEET_ROWS)]
         drawn = map_examples(self._draw, params, examples)
-        return contact_sheet([
-            [colorize(example["layout"], self.labels), canvas, photo, example["photo"]]
-            for example, canvas, photo in zip(
-                examples, drawn["canvas"], drawn["photo"], strict=True
-            )
-        ])
+        return contact_sheet(
+            [
+                [colorize(example["layout"], self.labels), canvas, photo, example["photo"]]
+                for example, canvas, photo in zip(
+                    examples, drawn["canvas"], drawn["photo"], strict=True
+                )
+            ]
+        )
 
     @functools.cached_property
     def _score(self):

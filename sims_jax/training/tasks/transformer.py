@@ -115,9 +115,7 @@ class TransformerTask:
         def view(photo, mask, layout, theta):
             photo = photo.astype(jnp.float32) / 255
             box, size = self._box(mask)
-            return transformer_view(
-                photo, mask, mask, layout, box, size, labels.num_classes, theta
-            )
+            return transformer_view(photo, mask, mask, layout, box, size, labels.num_classes, theta)
 
         return jax.vmap(view)(batch["photo"], batch["mask"], batch["layout"], theta)
 

@@ -1,0 +1,58 @@
+"""What the README tells people to type exists."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+from conftest import load_config
+
+from sims_jax import commands
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+        return
+    assert words[0] == "python" and (ROOT / words[1]).exists()
+    flags = dict(word.removeprefix("--").partition("=")[::2] for word in words[2:])
+    if words[1] == "train.py":
+        path, _, argument = flags.pop("config").partition(":")
+        config = load_config(pathlib.Path(path).stem, *([argument] if argument else []))
+        assert flags.pop("workdir")
+        for key in flags:
+            node = config
+            for part in key.split(".")[1:]:
+                node = node[part]
+    else:
+        known = commands.synthesize_parser().parse_args(words[2:])
+        assert known.workdir and known.layout and known.out
+
+
+@pytest.mark.parametrize("name", ["quickstart", "camvid", "cityscapes"])
+def test_configs_describe_networks(name):
+    from sims_jax.labels import CAMVID
+    from sims_jax.model import make_networks
+
+    config = load_config(name)
+    networks = make_networks(config, CAMVID)
+    assert networks.synthesis.decoder_widths
+    assert set(config.stages) == {
+        "bank", "features", "transformer", "ordering", "densifier", "synthesis"
+    }  # fmt: skip
+
+
+def test_every_config_says_how_to_run_it():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        for word in ("Command:", "Hardware:", "Time:", "Expected:"):
+            assert word in path.read_text(), path
