@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 TERMINAL_EVERY_S = 0.2
 PLAIN_EVERY_S = 20.0
+SILENT_S = 1.0  # what takes less shows nothing
 BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
 
 
@@ -32,4 +33,5 @@ def progress(name: str, total: int, done: int = 0) -> tqdm:
         mininterval=TERMINAL_EVERY_S if terminal else PLAIN_EVERY_S,
         bar_format=BAR_FORMAT,
         maxinterval=PLAIN_EVERY_S,
+        delay=SILENT_S,
     )

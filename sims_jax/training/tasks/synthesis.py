@@ -69,8 +69,8 @@ class SynthesisTask:
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A photo, and for each of its segments a donor drawn from its K."""
-        slot = rng.integers(self.donors.row.shape[1], size=self.store.row_of.shape[1])
-        return self._photo_example(self.store, self.donors, index, slot)
+        slot = draw_donors(rng, self.store.row_of.shape[1], self.donors.row.shape[1])
+        return photo_example(self.store, self.store, self.donors, index, slot)
 
     def init(self, key):
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], self._heldout_example(0))
@@ -157,27 +157,39 @@ class SynthesisTask:
 
     def _heldout_example(self, index: int):
         best = np.zeros(self.heldout.row_of.shape[1], dtype=int)
-        return self._photo_example(self.heldout, self.heldout_donors, index, best)
+        return photo_example(self.heldout, self.store, self.heldout_donors, index, best)
 
-    def _photo_example(self, store: Store, table: DonorTable, index: int, slot: np.ndarray):
-        row = store.row_of[index]
-        donor = np.where(row >= 0, table.row[row, slot], -1)
-        bank = self.store
-        cut = bank.component[bank.row_photo[donor]] == bank.row_component[donor][:, None, None]
-        return {
-            "photo": store.photo[index],
-            "layout": store.layout[index],
-            "component": store.component[index],
-            "donors": Donors(
-                own_mean=store.row_color_mean[row],
-                own_cov=store.row_color_cov[row],
-                mean=bank.row_color_mean[donor],
-                cov=bank.row_color_cov[donor],
-                mask=pack_bits_numpy(cut.reshape(len(row), -1)),
-                affine=table.affine[row, slot],
-                found=donor >= 0,
-            ),
-        }
+
+def draw_donors(rng: np.random.Generator, segments: int, candidates: int) -> np.ndarray:
+    """One of K donors for each of N segments: the better of two drawn at random.
+
+    At inference the best is used. In training the others make for variety, but their shapes fit
+    less well, so they must not be drawn as often.
+    """
+    return rng.integers(candidates, size=(2, segments)).min(axis=0)
+
+
+def photo_example(
+    queries: Store, bank: Store, table: DonorTable, index: int, slot: np.ndarray
+) -> dict[str, Any]:
+    """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K."""
+    row = queries.row_of[index]
+    donor = np.where(row >= 0, table.row[row, slot], -1)
+    cut = bank.component[bank.row_photo[donor]] == bank.row_component[donor][:, None, None]
+    return {
+        "photo": queries.photo[index],
+        "layout": queries.layout[index],
+        "component": queries.component[index],
+        "donors": Donors(
+            own_mean=queries.row_color_mean[row],
+            own_cov=queries.row_color_cov[row],
+            mean=bank.row_color_mean[donor],
+            cov=bank.row_color_cov[donor],
+            mask=pack_bits_numpy(cut.reshape(len(row), -1)),
+            affine=table.affine[row, slot],
+            found=donor >= 0,
+        ),
+    }
 
 
 def fill_mean(canvas: Canvas):
