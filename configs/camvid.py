@@ -88,7 +88,7 @@ def small() -> ConfigDict:
                     decoder_widths=(128, 128, 128, 96, 48, 24),
                 ),
                 segmentation_weight=0.1,
-                train=train(1600, 4, 2e-3),
+                train=train(1200, 4, 2e-3),
             ),
         )
     )

@@ -17,17 +17,24 @@ from sims_jax.bank.store import Store
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.losses import calibrate_weights, cross_entropy, perceptual_loss
 from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from sims_jax.nets.layers import input_pyramid
 from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 
-MAX_GAIN = 1.3  # of the random brightness of each channel, or its inverse: light varies
+MAX_GAIN = 1.3  # of the random brightness, or its inverse; hues stay, for Φ must see a tint
+COLOR = "color"  # the layer that Φ does not have
+COLOR_HALVINGS = 3  # colours are compared at an eighth of the size
 CALIBRATION_PHOTOS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Φ and the weights λ of its layers."""
+    """Φ and the weights λ of its layers.
+
+    Differs: a further layer is the photo itself at an eighth of its size. Where a canvas is empty,
+    features alone leave the colour of large areas to chance.
+    """
 
     config: VGGConfig
     params: Any
@@ -43,28 +50,30 @@ class Features:
         photos = store.photo[some]
         examples = [{"a": a, "b": b} for a, b in zip(photos, np.roll(photos, 1, 0), strict=True)]
 
-        network = VGG(config)
-
         @jax.jit
         def compare(params, batch, position):
             del position
-            a, b = (network.apply(params, batch[side].astype(jnp.float32) / 255) for side in "ab")
-            return perceptual_loss(a, b, dict.fromkeys(FEATURES, 1.0))[1]
+            a, b = (batch[side].astype(jnp.float32) / 255 for side in "ab")
+            unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR), 1.0))
+            return unweighted.distance(a, b)[1]
 
         return cls(config, params, calibrate_weights(average_over(compare, params, examples)))
 
     def distance(
         self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:
-        """Perceptual loss of each example, and its layers' shares."""
-        network = VGG(self.config)
-        features_b = jax.lax.stop_gradient(network.apply(self.params, b))
-        return perceptual_loss(network.apply(self.params, a), features_b, self.weights)
+        """Perceptual loss of each example, and its layers' distances; no gradient reaches `b`."""
+        features_b = jax.lax.stop_gradient(self._look(b))
+        return perceptual_loss(self._look(a), features_b, self.weights)
+
+    def _look(self, photo):
+        color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
+        return VGG(self.config).apply(self.params, photo) | {COLOR: color}
 
 
 @dataclasses.dataclass(frozen=True)
 class FeaturesTask:
-    """Examples are photos and their layouts; mirrored and tinted at random."""
+    """Examples are photos and their layouts; mirrored, lighter or darker at random."""
 
     config: VGGConfig
     store: Store
@@ -94,11 +103,11 @@ class FeaturesTask:
         """Cross-entropy with the layout, void left out."""
         limit = jnp.log(jnp.float32(MAX_GAIN))
 
-        def tint(key, photo):
-            gain = jnp.exp(jax.random.uniform(key, (3,), minval=-limit, maxval=limit))
+        def light(key, photo):
+            gain = jnp.exp(jax.random.uniform(key, (), minval=-limit, maxval=limit))
             return jnp.clip(photo.astype(jnp.float32) / 255 * gain, 0.0, 1.0)
 
-        logits = self.network.apply(params, jax.vmap(tint)(keys, batch["photo"]))
+        logits = self.network.apply(params, jax.vmap(light)(keys, batch["photo"]))
         found = jnp.argmax(logits, -1).astype(jnp.uint8)
         right = (found == batch["layout"]).astype(jnp.float32)
         return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
