@@ -61,7 +61,9 @@ def small() -> ConfigDict:
                 outer_band_frac=0.017,
                 outer_share=0.5,
             ),
-            simulation=dict(transfer_share=0.8, missing_share=0.1, empty_share=0.05),
+            simulation=dict(
+                transfer_share=0.8, transfer_least=0.0, missing_share=0.1, empty_share=0.05
+            ),
             pipeline=dict(candidates=8, max_pairs=96, chunk=16),
             features=dict(weights="", width_multiplier=0.25, train=train(700, 8, 1e-3)),
             transformer=dict(

@@ -59,7 +59,9 @@ def get_config() -> ConfigDict:
                 outer_band_frac=0.04,  # of 0.08 h
                 outer_share=1.0,
             ),
-            simulation=dict(transfer_share=0.2, missing_share=0.1, empty_share=0.05),
+            simulation=dict(
+                transfer_share=0.2, transfer_least=1.0, missing_share=0.1, empty_share=0.05
+            ),
             pipeline=dict(candidates=10, max_pairs=128, chunk=8),
             features=dict(
                 weights="",

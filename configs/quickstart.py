@@ -53,9 +53,11 @@ def get_config(folder: str = "") -> ConfigDict:
                 outer_band_frac=0.02,
                 outer_share=0.5,
             ),
-            simulation=dict(transfer_share=0.8, missing_share=0.1, empty_share=0.1),
+            simulation=dict(
+                transfer_share=0.8, transfer_least=0.0, missing_share=0.1, empty_share=0.1
+            ),
             pipeline=dict(candidates=8, max_pairs=64, chunk=16),
-            features=dict(weights="", width_multiplier=0.25, train=train(300, 8, 1e-3)),
+            features=dict(weights="", width_multiplier=0.25, train=train(250, 8, 1e-3)),
             transformer=dict(
                 net=dict(widths=(16, 32, 64, 64), convs=(1, 1, 1, 1), box_size=(32, 64)),
                 disturbance=dict(max_scale=1.2, max_shift_frac=0.1, max_rotation_deg=5.0),
@@ -70,9 +72,9 @@ def get_config(folder: str = "") -> ConfigDict:
                     dropout=0.2,
                     box_size=(32, 64),
                 ),
-                train=train(400, 32, 2e-3),
+                train=train(800, 32, 2e-3),
             ),
-            densifier=dict(net=dict(widths=(64, 64, 48, 32, 24)), train=train(300, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(64, 64, 48, 32, 16)), train=train(200, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
                     encoder_widths=(24, 32, 48, 64),

@@ -62,7 +62,7 @@ def canvases(camvid_root, tmp_path_factory):
             example["component"].astype(jnp.int32),
             example["layout"],
             example["donors"],
-            SimulationConfig(config.simulation.transfer_share, 0.0, 0.0),
+            SimulationConfig(config.simulation.transfer_share, 0.0, 0.0, 0.0),
             networks.canvas,
             networks.labels,
         )

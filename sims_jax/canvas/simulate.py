@@ -7,7 +7,7 @@ Then the same elision as in composition. Some segments, and some whole canvases,
 that the network also learns to do without. Source: SIMS, Sec. 6.
 
 Differs: stencils are real retrievals, aligned by the transformer, instead of the best of 100 random
-photos; colours move segment to segment, not box to box.
+photos; colours move segment to segment, not box to box, and a random part of the way.
 """
 
 import dataclasses
@@ -29,12 +29,15 @@ class SimulationConfig:
     """How much is changed and how much is missing.
 
     Args:
-      transfer_share: share of segments whose colours move to their donor's.
+      transfer_share: share of segments whose colours move towards their donor's.
+      transfer_least: least part of the way they go; the part is uniform between it and 1. Colours
+        that always went all the way would say nothing of the truth, and f would paint in grey.
       missing_share: share of segments left out.
       empty_share: share of canvases that are wholly empty.
     """
 
     transfer_share: float
+    transfer_least: float
     missing_share: float
     empty_share: float
 
@@ -63,14 +66,16 @@ def simulate(
     labels: LabelSpace,
 ) -> Canvas:
     """A canvas whose true photo is `photo`. One example; `vmap` for batches."""
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     n = donors.found.shape[0]
     transferred = jax.random.bernoulli(keys[0], simulation.transfer_share, (n,))
+    part = jax.random.uniform(keys[4], (n,), minval=simulation.transfer_least)
+    part = jnp.where(transferred, part, jnp.zeros_like(part))
     missing = jax.random.bernoulli(keys[1], simulation.missing_share, (n,))
     empty = jax.random.bernoulli(keys[2], simulation.empty_share)
     present = (component >= 0) & stencil(component, donors)
     present &= (donors.found & ~missing)[component] & ~empty
-    rgb = _transfer_segments(photo, component, donors, transferred)
+    rgb = _transfer_segments(photo, component, donors, part)
     canvas = Canvas(
         rgb=jnp.where(present[..., None], rgb, jnp.zeros_like(rgb)),
         mask=present.astype(jnp.float32),
@@ -97,12 +102,11 @@ def stencil(component: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
     return inside & read_bits(donors.mask, component, pixel)
 
 
-def _transfer_segments(photo, component, donors, transferred):
-    """x ↦ (x − μ_own) T + μ_donor for every pixel of the transferred segments, clipped."""
-    linear = jnp.where(
-        transferred[:, None, None], color_map(donors.own_cov, donors.cov), jnp.eye(3)
-    )
-    target = jnp.where(transferred[:, None], donors.mean, donors.own_mean)
+def _transfer_segments(photo, component, donors, part):
+    """x + part ((x − μ_own) T + μ_donor − x) for every pixel of each segment, clipped."""
+    moved = color_map(donors.own_cov, donors.cov) - jnp.eye(3)
+    linear = jnp.eye(3) + part[:, None, None] * moved
+    target = donors.own_mean + part[:, None] * (donors.mean - donors.own_mean)
     centred = photo - donors.own_mean[component]
-    moved = jnp.einsum("hwi,hwij->hwj", centred, linear[component]) + target[component]
-    return jnp.clip(moved, 0.0, 1.0)
+    result = jnp.einsum("hwi,hwij->hwj", centred, linear[component]) + target[component]
+    return jnp.clip(result, 0.0, 1.0)
