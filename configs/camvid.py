@@ -24,6 +24,7 @@ def train(steps: int, batch_size: int, learning_rate: float, ema_decay: float = 
         schedule="cosine",
         warmup_steps=steps // 20,
         growth_epochs=0,
+        epoch_steps=0,
         final_rate=0.0,
         ema_decay=ema_decay,
         clip_norm=1.0,

@@ -27,6 +27,7 @@ def train(epochs: int, epoch_steps: int, batch_size: int, learning_rate: float, 
             schedule="constant",
             warmup_steps=0,
             growth_epochs=epochs,
+            epoch_steps=epoch_steps,
             final_rate=0.0,
             ema_decay=0.999,
             clip_norm=0.0,
@@ -43,7 +44,7 @@ def get_config() -> ConfigDict:
         dict(
             seed=0,
             stages=STAGES,
-            data=dict(name="folder", root="", val_frac=0.1),
+            data=dict(name="folder", root="", val_frac=0.1, video_frames=False),
             bank=dict(
                 image_size=(256, 512),
                 grid=(64, 128),

@@ -21,6 +21,7 @@ def train(steps: int, batch_size: int, learning_rate: float) -> dict:
         schedule="cosine",
         warmup_steps=steps // 20,
         growth_epochs=0,
+        epoch_steps=0,
         final_rate=0.0,
         ema_decay=0.99,
         clip_norm=1.0,
@@ -32,7 +33,7 @@ def train(steps: int, batch_size: int, learning_rate: float) -> dict:
 
 def get_config(folder: str = "") -> ConfigDict:
     scenes = dict(name="scenes", image_size=(96, 128), num_train=192, num_val=32, seed=0)
-    own_photos = dict(name="folder", root=folder, val_frac=0.1)
+    own_photos = dict(name="folder", root=folder, val_frac=0.1, video_frames=False)
     return ConfigDict(
         dict(
             seed=0,

@@ -5,14 +5,18 @@ parameters alone, which is all that inference reads. Orbax writes into a tempora
 renames it, so that an unfinished save is never taken for a checkpoint.
 """
 
+import hashlib
+import json
 import pathlib
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from sims_jax.errors import InputError
 
-KEPT = 2  # checkpoints; the one before the newest is the fallback for a damaged disk
+KEPT = 2  # checkpoints
+DONE_FILE = "done.json"  # of a finished stage: its seconds, scores, and its parameters' digest
 
 
 class Checkpoints:
@@ -73,3 +77,40 @@ class Checkpoints:
                 "run train.py with this workdir"
             )
         return self.latest_step
+
+
+def digest_params(params) -> str:
+    """SHA-256 of parameters: names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def restore_finished(folder: pathlib.Path):
+    """The averaged parameters of a finished training stage, verified.
+
+    Raises:
+      InputError: the stage is not finished, or its checkpoint is damaged.
+    """
+    done = folder / DONE_FILE
+    if not done.exists():
+        raise InputError(
+            f"{done}: not found, expected a network trained to its end; run the same train.py again"
+        )
+    try:
+        with Checkpoints(folder) as checkpoints:
+            params = checkpoints.restore_ema()
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"{folder}: found a damaged checkpoint ({str(error).splitlines()[0]}), expected a "
+            "complete one; delete the folder and run train.py again"
+        ) from error
+    if digest_params(params) != json.loads(done.read_text())["sha256"]:
+        raise InputError(
+            f"{folder}: found parameters of another digest than {done} names, expected those that "
+            "were saved; delete the folder and run train.py again"
+        )
+    return params

@@ -14,6 +14,7 @@ from sims_jax.errors import InputError
 
 INPUT_ERROR_STATUS = 2
 PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
+SHEET_FILE = "sheet.png"
 SHEET_PICTURE_PX = 240  # width of a picture on a sheet
 SHEET_COLUMNS = 3  # layouts side by side on a sheet
 
@@ -56,17 +57,17 @@ def _refuse_arguments(argv: list[str]) -> None:
 
 
 def _find_presets(argv: list[str]) -> list[str]:
-    """Lets `--config=camvid:small` name a config that the package brings."""
+    """Lets `--config=camvid:small` or `--config camvid:small` name a config the package brings."""
 
-    def find(argument: str) -> str:
-        name = argument.removeprefix("--config=")
-        if name == argument or ".py" in name:
+    def find(before: str, argument: str) -> str:
+        flag = "" if before == "--config" else "--config="
+        if not argument.startswith(flag):
             return argument
-        preset, colon, rest = name.partition(":")
+        preset, colon, rest = argument.removeprefix(flag).partition(":")
         path = PACKAGED_CONFIGS / f"{preset}.py"
-        return f"--config={path}{colon}{rest}" if path.exists() else argument
+        return f"{flag}{path}{colon}{rest}" if path.exists() else argument
 
-    return [find(argument) for argument in argv]
+    return [find(*pair) for pair in zip(["", *argv], argv, strict=False)]
 
 
 def synthesize_command() -> None:
@@ -105,54 +106,59 @@ def synthesize_parser() -> argparse.ArgumentParser:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     import sims_jax
-    from sims_jax.images import read_instances
-    from sims_jax.labels import colorize, read_layout
+    from sims_jax.labels import colorize
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.progress import progress
 
     paths = _pngs(arguments.layout)
+    instances = _partners(paths, arguments.instances)
+    _check_out(arguments.out, paths, instances, arguments.sheet)
     model = sims_jax.load(arguments.workdir)
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
-    layouts = [read_layout(path, model.labels) for path in paths]
-    instances = [None] * len(paths)
-    if arguments.instances:
-        files = _partners(paths, arguments.instances)
-        instances = [read_instances(path) for path in files]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    sources, pictures = {}, []
+    for pair in zip(paths, instances, strict=True):
+        _read_pair(*pair, model.labels)
+    sources, rows = {}, []
     with progress("synthesize", len(paths)) as bar:
-        for path, layout, instance in zip(paths, layouts, instances, strict=True):
+        for path, instance in zip(paths, instances, strict=True):
+            layout, instance_ids = _read_pair(path, instance, model.labels)
             result = model.synthesize(
                 layout,
                 candidate=arguments.candidate,
                 adherence=arguments.adherence,
-                instances=instance,
+                instances=instance_ids,
                 coarse=arguments.coarse,
             )
+            arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
             write_picture(arguments.out / path.name, result.photo)
             sources[path.name] = [_to_json(source) for source in result.segments]
-            pictures.append([colorize(layout, model.labels), result.canvas, result.photo])
+            if arguments.sheet:
+                pictures = colorize(layout, model.labels), result.canvas, result.photo
+                rows.append([_shrink(picture) for picture in pictures])
             bar.update()
     (arguments.out / "sources.json").write_text(json.dumps(sources, indent=1) + "\n")
     print(f"{len(paths)} photos and sources.json: {arguments.out}")
     if arguments.sheet:
-        rows = [[_shrink(picture) for picture in row] for row in pictures]
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
         sheet = contact_sheet([list(itertools.chain(*some)) for some in several])
-        write_picture(arguments.out / "sheet.png", sheet)
-        print(f"sheet: {arguments.out / 'sheet.png'}")
+        write_picture(arguments.out / SHEET_FILE, sheet)
+        print(f"sheet: {arguments.out / SHEET_FILE}")
 
 
 def _pngs(path: pathlib.Path) -> list[pathlib.Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
+    visible = (p for p in path.iterdir() if not p.name.startswith("."))
+    found = sorted(p for p in visible if p.suffix.lower() == ".png")
     if not found:
         raise InputError(f"{path}: found no PNG, expected layouts; check --layout")
     return found
 
 
-def _partners(paths: list[pathlib.Path], instances: pathlib.Path) -> list[pathlib.Path]:
+def _partners(
+    paths: list[pathlib.Path], instances: pathlib.Path | None
+) -> list[pathlib.Path | None]:
+    if instances is None:
+        return [None] * len(paths)
     if not instances.is_dir() and len(paths) == 1:
         return [instances]
     missing = [path.name for path in paths if not (instances / path.name).exists()]
@@ -162,6 +168,46 @@ def _partners(paths: list[pathlib.Path], instances: pathlib.Path) -> list[pathli
             f"({len(missing)} of {len(paths)} are missing); add them"
         )
     return [instances / path.name for path in paths]
+
+
+def _check_out(
+    out: pathlib.Path,
+    paths: list[pathlib.Path],
+    instances: list[pathlib.Path | None],
+    sheet: bool,
+) -> None:
+    """Refuses to write a photo over what is read, or a sheet over a photo."""
+    photos = {out.resolve() / path.name for path in paths}
+    for path in filter(None, (*paths, *instances)):
+        if path.parent.resolve() / path.name in photos:
+            raise InputError(
+                f"{path}: found in --out, where a photo would overwrite it, expected another "
+                "folder; change --out"
+            )
+    if sheet and SHEET_FILE in (path.name for path in paths):
+        raise InputError(
+            f"{paths[0].parent / SHEET_FILE}: found a layout with the name of the sheet; "
+            "rename it, or leave out --sheet"
+        )
+
+
+def _read_pair(
+    path: pathlib.Path, instances: pathlib.Path | None, labels
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A layout and its instance ids, if it has any."""
+    from sims_jax.images import read_instances
+    from sims_jax.labels import read_layout
+
+    layout = read_layout(path, labels)
+    if instances is None:
+        return layout, None
+    ids = read_instances(instances)
+    if ids.shape != layout.shape:
+        raise InputError(
+            f"{instances}: found {ids.shape[0]}x{ids.shape[1]} pixels, expected the "
+            f"{layout.shape[0]}x{layout.shape[1]} of {path}; give one instance id a pixel"
+        )
+    return layout, ids
 
 
 def _to_json(source) -> dict:
@@ -174,7 +220,7 @@ def _shrink(picture: np.ndarray) -> np.ndarray:
     from sims_jax.ops.sheet import to_uint8
 
     height, width = picture.shape[:2]
-    size = (SHEET_PICTURE_PX, round(SHEET_PICTURE_PX * height / width))
+    size = (SHEET_PICTURE_PX, max(1, round(SHEET_PICTURE_PX * height / width)))
     return np.asarray(Image.fromarray(to_uint8(picture)).resize(size, Image.Resampling.LANCZOS))
 
 
@@ -184,6 +230,10 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         do()
     except InputError as error:
         _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = " ".join(str(error.strerror or error).split())
+        _fail(f"{where}{reason}; check the path, its permissions and the space on its disk")
 
 
 def _fail(message: str) -> None:

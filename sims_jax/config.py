@@ -43,16 +43,13 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     path = workdir / CONFIG_FILE
     values = _comparable(config)
     if path.exists():
-        difference = _first_difference(json.loads(path.read_text()), values)
+        difference = _first_difference(_read(path), values)
         if difference:
             raise InputError(
                 f"{path}: {difference}; give the workdir's own config, or another --workdir"
             )
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".json.tmp")
-    aside.write_text(json.dumps(values, indent=2) + "\n")
-    aside.replace(path)
+    write_json(path, values)
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
@@ -64,7 +61,24 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise InputError(f"{path}: not found, expected a workdir of train.py; check --workdir")
-    return ConfigDict(json.loads(path.read_text()))
+    return ConfigDict(_read(path))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{path}: found no JSON ({error}), expected what train.py wrote; choose another workdir"
+        ) from error
+
+
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Writes a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".json.tmp")
+    aside.write_text(json.dumps(values, indent=2) + "\n")
+    aside.replace(path)
 
 
 def _comparable(config: ConfigDict) -> dict[str, Any]:

@@ -32,17 +32,16 @@ _PNG_IHDR = struct.Struct(">8xI4sIIBB")  # length, name, width, height, bit dept
 _PNG_COLOR_TYPES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 
 
-def read_photo(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """Reads a PNG or JPEG photo, upright as its EXIF orientation says; grey becomes RGB.
+def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo in a PNG or JPEG file, upright as its EXIF orientation says; grey becomes RGB.
+
+    Args:
+      data: the file's content.
+      where: names the file in messages.
 
     Raises:
       InputError: the file cannot be read or is neither RGB nor 8-bit grey.
     """
-    return decode_photo(read_bytes(path), path)
-
-
-def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """`read_photo` of a file's content; `where` names it in messages."""
     image = decode_image(where, data, "a PNG or JPEG photo")
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         raise InputError(

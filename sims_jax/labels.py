@@ -14,7 +14,6 @@ from PIL import Image
 
 from sims_jax.errors import InputError
 from sims_jax.images import Path, decode_image, read_bytes, read_png_header
-from sims_jax.images import read_photo as read_photo
 
 VOID = 255
 

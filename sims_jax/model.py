@@ -7,18 +7,20 @@ the model's working size, in one compiled program for each batch size.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from sims_jax import pipeline
+from sims_jax.bank.match import score_unit
 from sims_jax.bank.store import Store, empty_bank, open_bank, to_device
 from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
-from sims_jax.checkpoints import Checkpoints
+from sims_jax.checkpoints import restore_finished
 from sims_jax.config import load_config, make
 from sims_jax.errors import InputError
 from sims_jax.images import read_instances
@@ -31,6 +33,9 @@ from sims_jax.ops.resize import resize_labels
 from sims_jax.types import Bank, BankSpec, Matches, Synthesis
 
 NETWORKS = ("transformer", "ordering", "densifier", "synthesis")
+MAX_INSTANCE_ID = 2**16 - 1  # of `split_layout`, and of a PNG
+
+_densify = jax.jit(pipeline.densify)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Source:
     `box` is (y0, x0, y1, x1) in the layout's own pixels; `score` is in [0, 2], the overlap of the
     masks plus that of the contexts; `affine` [2, 3] leads from the segment's place in the photo to
     its place in the source photo, in pixels of the working size from the frame's centre, (x, y);
-    `order` counts from the farthest back; `photo_id` and `row_id` are None where the bank had
-    nothing.
+    `order` counts from the farthest back. Where the bank had nothing, `photo_id` and `row_id` are
+    None and `affine` is the identity.
     """
 
     class_name: str
@@ -95,11 +100,11 @@ class Model:
 
     def synthesize(
         self,
-        layout: UInt8[np.ndarray, "*B H W"] | str | os.PathLike,
+        layout: ArrayLike | os.PathLike,
         *,
         candidate: int = 0,
         adherence: str | None = None,
-        instances: Int[np.ndarray, "*B H W"] | str | os.PathLike | None = None,
+        instances: ArrayLike | os.PathLike | None = None,
         coarse: bool = False,
         exclude: Collection[str] = (),
     ) -> Result | list[Result]:
@@ -107,55 +112,51 @@ class Model:
 
         Args:
           layout: class ids [H, W], 255 void, of any H and W; or [B, H, W]; or the path of a PNG.
-          candidate: 0 uses every segment's best match, 1 its second best, ...
+          candidate: 0 uses every segment's best match, 1 its second best, ... to
+            `config.pipeline.candidates` - 1.
           adherence: "segment": retrieved segments keep their silhouettes and the layout follows
             them; "layout": the photo follows the layout. Default: the config's.
-          instances: instance ids of the layout's size (0 none): they cut the segments.
+          instances: instance ids of the layout's shape (0 none), to 65535: they cut the segments.
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
 
         Raises:
-          InputError: the layout cannot be read, or has ids that are no classes.
+          InputError: the layout cannot be read, or has ids that are no classes; an option is out
+            of its range.
         """
-        if not isinstance(layout, np.ndarray) or layout.ndim == 2:
-            options = dict(candidate=candidate, adherence=adherence, coarse=coarse, exclude=exclude)
-            layout = self._read(layout)
-            if instances is not None:
-                instances = _read_instances(instances)[None]
-            return self.synthesize(layout[None], instances=instances, **options)[0]
         if adherence not in (None, *ADHERENCES):
             raise InputError(f"adherence: found {adherence!r}, expected one of {ADHERENCES}")
-        layouts = np.stack([self._read(one) for one in layout])
-        working = resize_labels(layouts, self.spec.image_size)
+        last = self.config.pipeline.candidates - 1
+        if not 0 <= candidate <= last:
+            raise InputError(f"candidate: found {candidate}, expected 0 (the best) to {last}")
+        layouts = self._read_layouts(layout)
+        working = self._to_working_size(layouts)
         if instances is not None:
-            if instances.shape != layouts.shape:
-                raise InputError(
-                    f"instances: found shape {instances.shape}, expected the layout's "
-                    f"{layouts.shape}; give one instance id a pixel"
-                )
-            instances = resize_labels(instances.astype(np.int32), self.spec.image_size)
+            instances = self._to_working_size(_read_instances(instances, layouts.shape))
         if coarse:
-            working = jax.jit(pipeline.densify)(self.params, working)
+            working = _densify(self.params, working)
         synthesis, matches = pipeline.synthesize(
             self.params,
             self.bank,
             working,
             candidate=np.int32(candidate),
-            exclude=self._excluded(exclude, len(layouts)),
+            exclude=self._excluded(exclude, len(working)),
             instances=instances,
             adherence=adherence,
         )
-        synthesis, matches = jax.device_get((synthesis, matches))
-        size = layouts.shape[1:]
-        return [self._result(synthesis, matches, b, size) for b in range(len(layouts))]
+        photo = self.bank.rows.photo[pipeline.chosen_rows(matches)]
+        synthesis, matches, photo = jax.device_get((synthesis, matches, photo))
+        size = layouts.shape[-2:]
+        results = [self._result(synthesis, matches, photo, b, size) for b in range(len(working))]
+        return results if layouts.ndim == 3 else results[0]
 
-    def _read(self, layout) -> UInt8[np.ndarray, "H W"]:
-        if not isinstance(layout, np.ndarray):
+    def _read_layouts(self, layout: ArrayLike | os.PathLike) -> UInt8[np.ndarray, "*B H W"]:
+        if isinstance(layout, str | os.PathLike):
             return read_layout(layout, self.labels)
-        if layout.ndim != 2 or 0 in layout.shape or not np.issubdtype(layout.dtype, np.integer):
+        layout = _to_integers("layout", layout)
+        if layout.ndim not in (2, 3) or 0 in layout.shape:
             raise InputError(
-                f"layout: found {layout.dtype} of shape {layout.shape}, expected integer class ids "
-                "[H, W]"
+                f"layout: found shape {layout.shape}, expected class ids [H, W] or [B, H, W]"
             )
         ids = np.unique(layout)
         unknown = ids[(ids != VOID) & ((ids < 0) | (ids >= self.labels.num_classes))]
@@ -166,6 +167,10 @@ class Model:
             )
         return layout.astype(np.uint8)
 
+    def _to_working_size(self, ids: Int[np.ndarray, "*B H W"]) -> Int[np.ndarray, "B h w"]:
+        size = self.spec.image_size
+        return resize_labels(ids, size).reshape(-1, *size)
+
     def _excluded(self, exclude: Collection[str], batch: int) -> np.ndarray:
         unknown = sorted(set(exclude) - set(self.photo_ids))
         if unknown:
@@ -175,7 +180,12 @@ class Model:
         return np.broadcast_to(excluded, (batch, len(excluded)))
 
     def _result(
-        self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]
+        self,
+        synthesis: Synthesis,
+        matches: Matches,
+        photo: Int[np.ndarray, "B N"],
+        b: int,
+        size: tuple[int, int],
     ) -> Result:
         canvas = jax.tree.map(lambda x: x[b], synthesis.canvas)
         return Result(
@@ -183,26 +193,24 @@ class Model:
             canvas=_resize_photo(canvas.rgb, size),
             canvas_mask=resize_labels(canvas.mask, size),
             layout=resize_labels(canvas.layout, size),
-            segments=tuple(self._sources(synthesis, matches, b, size)),
+            segments=tuple(self._sources(synthesis, matches, photo, b, size)),
             left_out=int(matches.segments.left_out[b]),
         )
 
-    def _sources(self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]):
+    def _sources(self, synthesis, matches, photo, b, size) -> Iterator[Source]:
         segments = jax.tree.map(lambda x: x[b], matches.segments)
-        rows = self.bank.rows
         scale = np.tile(np.asarray(size) / np.asarray(self.spec.image_size), 2)
-        unit = 1 << (31 - int(np.prod(self.spec.grid)).bit_length())
-        photo_of_row = np.asarray(rows.photo)
+        unit = score_unit(self.spec.grid)
         for n in np.flatnonzero(segments.class_id >= 0):
             chosen = matches.chosen[b, n]
             row = int(matches.row[b, n, chosen])
             yield Source(
                 class_name=self.labels.classes[segments.class_id[n]],
                 box=tuple(np.round(segments.box_yx[n] * scale).astype(int).tolist()),
-                photo_id=self.photo_ids[photo_of_row[row]] if row >= 0 else None,
+                photo_id=self.photo_ids[photo[b, n]] if row >= 0 else None,
                 row_id=row if row >= 0 else None,
                 score=float(matches.score[b, n, chosen]) / unit,
-                affine=synthesis.affine[b, n],
+                affine=synthesis.affine[b, n] if row >= 0 else np.eye(2, 3, dtype=np.float32),
                 order=int(synthesis.rank[b, n]),
                 used=bool(synthesis.used[b, n]),
             )
@@ -216,7 +224,7 @@ def load(workdir: str | os.PathLike) -> Model:
     """
     workdir = pathlib.Path(workdir)
     config = load_config(workdir)
-    params = {name: _restore(workdir / name) for name in NETWORKS}
+    params = {name: restore_finished(workdir / name) for name in NETWORKS}
     return assemble(config, open_bank(workdir / "bank"), params)
 
 
@@ -244,18 +252,35 @@ def make_networks(config: ConfigDict, labels: LabelSpace) -> pipeline.Networks:
     )
 
 
-def _restore(folder: pathlib.Path):
-    if not folder.is_dir():
+def _read_instances(
+    instances: ArrayLike | os.PathLike, shape: tuple[int, ...]
+) -> Int[np.ndarray, "*B H W"]:
+    if isinstance(instances, str | os.PathLike):
+        instances = read_instances(instances)
+    instances = _to_integers("instances", instances)
+    if instances.shape != shape:
         raise InputError(
-            f"{folder}: not found, expected the checkpoints of a trained network; run train.py "
-            "with this workdir to its end"
+            f"instances: found shape {instances.shape}, expected the layout's {shape}; give one "
+            "instance id a pixel"
         )
-    with Checkpoints(folder) as checkpoints:
-        return checkpoints.restore_ema()
+    wrong = instances[(instances < 0) | (instances > MAX_INSTANCE_ID)]
+    if len(wrong):
+        raise InputError(
+            f"instances: found id {wrong[0]}, expected 0 (none) to {MAX_INSTANCE_ID}; renumber them"
+        )
+    return instances.astype(np.int32)
 
 
-def _read_instances(instances) -> Int[np.ndarray, "H W"]:
-    return instances if isinstance(instances, np.ndarray) else read_instances(instances)
+def _to_integers(name: str, values: ArrayLike) -> Int[np.ndarray, "..."]:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of different lengths
+        raise InputError(f"{name}: found no array ({error}), expected integer ids") from error
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"{name}: found {array.dtype} of shape {array.shape}, expected integer ids"
+        )
+    return array
 
 
 def _resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,7 +18,6 @@ import dataclasses
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from sims_jax.errors import InputError as InputError
 from sims_jax.labels import LabelSpace
 
 

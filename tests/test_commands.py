@@ -11,6 +11,7 @@ from PIL import Image
 
 from sims_jax import commands
 from sims_jax.errors import InputError
+from sims_jax.ops.sheet import GAP_PX, contact_sheet
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -113,33 +114,110 @@ def test_synthesize_without_a_model(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_layouts_stop_before_the_first_photo(tiny_model, tmp_path, monkeypatch):
-    import argparse
+def test_errors_of_the_system_are_one_line(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    faults = {
+        f"error: {file}: File exists; check": file.mkdir,
+        f"error: {file / 'run'}: Not a directory; check": (file / "run").mkdir,
+    }
+    for message, fault in faults.items():
+        with pytest.raises(SystemExit) as stopped:
+            commands.exit_with_one_line(fault)
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith(message) and len(error.splitlines()) == 1
 
+
+def test_a_workdir_that_is_a_file(camvid_like, tmp_path):
+    (tmp_path / "run").write_text("")
+    assert_one_line(train(camvid_like, tmp_path / "run"), str(tmp_path / "run"))
+
+
+@pytest.fixture
+def synthesize(tiny_model, tmp_path, monkeypatch):
+    """Runs `synthesize.py` on tmp_path / "layouts", which has one layout, into tmp_path / "out"."""
     import sims_jax.model
 
     monkeypatch.setattr(sims_jax.model, "load", lambda workdir: tiny_model)
-    folder = tmp_path / "layouts"
-    folder.mkdir()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.png")
-    arguments = argparse.Namespace(
-        workdir=tmp_path, layout=folder, out=tmp_path / "out", coarse=False, instances=None,
-        candidate=0, adherence=None, sheet=True,
-    )  # fmt: skip
+    write_ids(tmp_path / "layouts" / "a.png", (8, 8))
+
+    def run(*flags):
+        flags = (f"--layout={tmp_path / 'layouts'}", f"--out={tmp_path / 'out'}", *flags)
+        parser = commands.synthesize_parser()
+        commands._synthesize(parser.parse_args(["--workdir=x", *map(str, flags)]))
+
+    return run
+
+
+def write_ids(path, size, value=0):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full(size, value, np.uint8)).save(path)
+
+
+def test_bad_layouts_stop_before_the_first_photo(synthesize, tmp_path):
     bad = {
         "id 77": Image.fromarray(np.full((8, 8), 77, np.uint8)),
         "RGBA": Image.new("RGBA", (8, 8)),
         "colour": Image.new("RGB", (8, 8), (1, 2, 3)),
     }
     for part, image in bad.items():
-        image.save(folder / "b.png")
+        image.save(tmp_path / "layouts" / "b.png")
         with pytest.raises(InputError, match=r"b\.png.*" + part.split()[-1]):
-            commands._synthesize(arguments)
+            synthesize()
         assert not (tmp_path / "out").exists()
-    (folder / "b.png").unlink()
-    commands._synthesize(arguments)
+
+
+def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
+    write_ids(tmp_path / "layouts" / "b.png", (20, 8))
+    (tmp_path / "layouts" / "._a.png").write_text("what another system leaves")
+    synthesize("--sheet")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"a.png", "sources.json", "sheet.png"}
+    assert names == {"a.png", "b.png", "sources.json", "sheet.png"}
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.height == 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
+
+
+def test_a_sheet_has_room_for_the_largest_picture():
+    small, high = np.zeros((2, 4, 3), np.uint8), np.ones((5, 3, 3))
+    sheet = contact_sheet([[small, high], [high]])
+    assert sheet.shape == (2 * 5 + 3 * GAP_PX, 2 * 4 + 3 * GAP_PX, 3)
+    assert (sheet[GAP_PX : GAP_PX + 2, GAP_PX : GAP_PX + 4] == 0).all()
+    assert (sheet == 0).sum() == small.size  # all else is white
+
+
+def test_nothing_that_was_given_is_overwritten(synthesize, tmp_path):
+    layouts = tmp_path / "layouts"
+    before = (layouts / "a.png").read_bytes()
+    (tmp_path / "link").symlink_to(layouts)
+    for flags in (
+        [f"--out={layouts}"],
+        [f"--out={tmp_path / 'link'}"],
+        [f"--layout={layouts / 'a.png'}", f"--out={layouts}"],
+    ):
+        with pytest.raises(InputError, match=r"a\.png: .*--out"):
+            synthesize(*flags)
+    write_ids(tmp_path / "instances" / "a.png", (8, 8))
+    instances = f"--instances={tmp_path / 'instances'}"
+    with pytest.raises(InputError, match=r"instances/a\.png: .*--out"):
+        synthesize(instances, f"--out={tmp_path / 'instances'}")
+    write_ids(layouts / "sheet.png", (8, 8))
+    with pytest.raises(InputError, match=r"sheet\.png: .*--sheet"):
+        synthesize("--sheet")
+    assert (layouts / "a.png").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_are_refused_before_anything_is_written(synthesize, tmp_path):
+    write_ids(tmp_path / "instances" / "a.png", (8, 9))
+    with pytest.raises(InputError, match=r"instances/a\.png: found 8x9 .* 8x8"):
+        synthesize(f"--instances={tmp_path / 'instances'}")
+    with pytest.raises(InputError, match="candidate: found 3"):
+        synthesize("--candidate=3")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        synthesize(f"--out={tmp_path / 'file'}")
 
 
 def test_presets_are_found_without_a_checkout(monkeypatch, tmp_path):
@@ -147,5 +225,7 @@ def test_presets_are_found_without_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "PACKAGED_CONFIGS", tmp_path)
     found = commands._find_presets(["train", "--config=camvid:small", "--workdir=x"])
     assert found == ["train", f"--config={tmp_path / 'camvid.py'}:small", "--workdir=x"]
-    path = ["train", "--config=configs/camvid.py"]
-    assert commands._find_presets(path) == path
+    found = commands._find_presets(["train", "--config", "camvid:small"])
+    assert found == ["train", "--config", f"{tmp_path / 'camvid.py'}:small"]
+    for others in (["--config=configs/camvid.py"], ["--workdir", "camvid"], ["--config"]):
+        assert commands._find_presets(["train", *others]) == ["train", *others]

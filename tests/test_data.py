@@ -18,7 +18,8 @@ from sims_jax.data.folder import FolderConfig, label_space_from_json, list_folde
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import open_dataset
 from sims_jax.errors import InputError
-from sims_jax.labels import CAMVID, SCENES, VOID, read_layout, read_photo
+from sims_jax.images import decode_photo
+from sims_jax.labels import CAMVID, SCENES, VOID, read_layout
 
 SIZE = (6, 8)
 CLASSES = [
@@ -101,7 +102,7 @@ def test_real_camvid(camvid_root, tmp_path):
     first = dataset.splits["train"][0]
     path = sorted((root / "train").iterdir())[0]
     assert (first["id"], first["video"], first["frame"]) == (path.stem, "0001TP", 6690)
-    np.testing.assert_array_equal(first["photo"], read_photo(path))
+    np.testing.assert_array_equal(first["photo"], decode_photo(path.read_bytes(), path))
     annotation = root / "trainannot" / f"{path.stem}.png"
     np.testing.assert_array_equal(first["layout"], read_layout(annotation, CAMVID))
     assert first["photo"].shape == (360, 480, 3) and first["photo"].dtype == np.uint8

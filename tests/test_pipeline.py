@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import sims_jax
-from sims_jax import pipeline
+from sims_jax import model, pipeline
+from sims_jax.bank.match import score_pairs, score_unit
 from sims_jax.bank.store import to_device
+from sims_jax.config import save_config
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID, write_layout
 
@@ -123,7 +126,9 @@ def test_an_empty_bank_still_gives_a_photo(tiny_model, layouts):
     assert np.isfinite(result.photo).all() and result.photo.std() > 0
     assert not result.canvas_mask.any()
     assert not any(source.used for source in result.segments)
-    assert all(source.photo_id is None for source in result.segments)
+    for source in result.segments:
+        assert source.photo_id is None and source.row_id is None
+        np.testing.assert_array_equal(source.affine, np.eye(2, 3))
 
 
 def test_void_alone_gives_a_photo(tiny_model):
@@ -189,10 +194,71 @@ def test_a_path_is_a_layout_and_bad_layouts_are_named(tiny_model, layouts, tmp_p
     for layout, message in ((bad, "id 77"), (bad[..., None][None], "shape"), (bad / 2, "float64")):
         with pytest.raises(InputError, match=message):
             tiny_model.synthesize(layout)
+    for empty in ([], layouts[:0], layouts[0][:, :0]):
+        with pytest.raises(InputError, match="layout: found"):
+            tiny_model.synthesize(empty)
+    with pytest.raises(InputError, match="layout: found no array"):
+        tiny_model.synthesize([[0, 1], [0]])
     with pytest.raises(InputError, match="adherence"):
         tiny_model.synthesize(layouts[0], adherence="photo")
     with pytest.raises(InputError, match="not in the bank"):
         tiny_model.synthesize(layouts[0], exclude=["nobody"])
+
+
+def test_arrays_of_any_kind_are_layouts(tiny_model, layouts):
+    photo = tiny_model.synthesize(layouts[0]).photo
+    for kind in (jnp.asarray, np.ndarray.tolist, lambda x: tuple(map(tuple, x.astype(np.int64)))):
+        np.testing.assert_array_equal(tiny_model.synthesize(kind(layouts[0])).photo, photo)
+    (alone,) = tiny_model.synthesize(layouts[:1].tolist())
+    np.testing.assert_array_equal(alone.photo, photo)
+
+
+def test_instances_of_any_kind_are_checked(tiny_model, layouts, tmp_path):
+    instances = np.zeros(layouts[0].shape, np.uint16)
+    instances[:, 30:] = 65535
+    Image.fromarray(instances).save(tmp_path / "instances.png")
+    rows = [
+        [s.row_id for s in tiny_model.synthesize(layouts[0], instances=given).segments]
+        for given in (instances, jnp.asarray(instances), instances.tolist(),
+                      str(tmp_path / "instances.png"))
+    ]  # fmt: skip
+    assert all(row == rows[0] for row in rows)
+    for wrong, message in (
+        (instances.astype(np.int32) + 1, "65536"),
+        (instances.astype(np.int64) - 1, "id -1"),
+        (instances[1:], "shape"),
+        (instances[None], "shape"),
+        (instances / 2, "float64"),
+    ):
+        with pytest.raises(InputError, match=f"instances: .*{message}"):
+            tiny_model.synthesize(layouts[0], instances=wrong)
+
+
+def test_candidates_beyond_the_retrieved_are_refused(tiny_model, layouts):
+    for candidate in (-1, 3):
+        with pytest.raises(InputError, match=f"candidate: found {candidate}, expected 0 .* to 2"):
+            tiny_model.synthesize(layouts[0], candidate=candidate)
+
+
+def test_an_unfinished_network_is_refused(tiny_config, tmp_path):
+    save_config(tiny_config, tmp_path)
+    (tmp_path / "transformer").mkdir()
+    with pytest.raises(InputError, match=r"transformer.*trained to its end.*again"):
+        sims_jax.load(tmp_path)
+
+
+def test_coarse_layouts_compile_once(tiny_model, layouts):
+    sizes = []
+    for layout in layouts[:2]:
+        tiny_model.synthesize(layout, coarse=True)
+        sizes.append(model._densify._cache_size())
+    assert sizes[0] == sizes[1]
+
+
+def test_a_perfect_overlap_scores_one():
+    for grid in ((2, 3), (24, 32), (64, 128)):
+        count, nothing = jnp.asarray([grid[0] * grid[1]]), jnp.asarray([0])
+        assert score_pairs(count, count, nothing, nothing, grid)[0] == score_unit(grid)
 
 
 def test_exported_names():

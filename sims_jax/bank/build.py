@@ -29,10 +29,11 @@ from PIL import Image
 from sims_jax.bank.parts import META_FILE, TEMPORARY_PREFIX, read_json, write_json, write_part
 from sims_jax.bank.segments import split_layout
 from sims_jax.data.coarse import draw_coarse
+from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.ops.resize import resize_labels
 from sims_jax.progress import progress
-from sims_jax.types import BankSpec, InputError, Segments
+from sims_jax.types import BankSpec, Segments
 
 BANK_FILE = "bank.json"
 PARTS_FOLDER = "parts"
@@ -53,7 +54,6 @@ def build_bank(
     *,
     source_name: str,
     licence: str,
-    exclude_videos: tuple[str, ...] = (),
 ) -> pathlib.Path:
     """Builds the bank of a dataset, or finishes one; a finished one is left as it is.
 
@@ -64,7 +64,6 @@ def build_bank(
       folder: where the bank is or will be.
       source_name: the dataset's name, for messages and provenance.
       licence: the photos' licence, for provenance.
-      exclude_videos: videos that are held out.
 
     Returns:
       The bank's folder.
@@ -79,16 +78,18 @@ def build_bank(
         "spec": spec_to_json(spec),
         "source": source_name,
         "licence": licence,
-        "exclude_videos": sorted(exclude_videos),
     }
     if len(source) == 0:
-        raise _no_photos(source_name, "0 examples", "check the dataset's folder and split")
+        raise InputError(
+            f"{source_name}: found 0 examples, expected photos with layouts; check the dataset's "
+            "folder and split"
+        )
     if _is_complete(folder, identity):
         return folder
     parts = folder / PARTS_FOLDER
     parts.mkdir(parents=True, exist_ok=True)
     write_json(folder / BANK_FILE, {**identity, "complete": False})
-    ids = _write_parts(source, spec, parts, source_name, exclude_videos)
+    ids = _write_parts(source, spec, parts, source_name)
     metas = {photo_id: read_json(part_folder(parts, photo_id) / META_FILE) for photo_id in ids}
     summary = {
         "complete": True,
@@ -145,16 +146,8 @@ def _difference(found: Any, expected: Any) -> str:
     return f"found {found!r}, expected {expected!r}"
 
 
-def _no_photos(source_name: str, found: str, remedy: str) -> InputError:
-    return InputError(f"{source_name}: found {found}, expected photos with layouts; {remedy}")
-
-
 def _write_parts(
-    source: Sequence[Example],
-    spec: BankSpec,
-    parts: pathlib.Path,
-    source_name: str,
-    exclude_videos: tuple[str, ...],
+    source: Sequence[Example], spec: BankSpec, parts: pathlib.Path, source_name: str
 ) -> list[str]:
     """Writes the parts that are missing; returns the ids of all photos of the bank, sorted."""
     ids: set[str] = set()
@@ -164,8 +157,6 @@ def _write_parts(
     with progress("bank: photos", len(source)) as bar:
         for example in _iterate(source):
             bar.update()
-            if str(example["video"]) in exclude_videos:
-                continue
             photo_id = str(example["id"])
             if photo_id in ids:
                 raise InputError(
@@ -188,12 +179,6 @@ def _write_parts(
                 waiting = []
         if waiting:
             _write_batch(waiting, spec, parts, split)
-    if not ids:
-        raise _no_photos(
-            source_name,
-            f"{len(source)} examples, all of excluded videos {sorted(exclude_videos)}",
-            "exclude fewer",
-        )
     _check_no_other_parts(parts, ids, source_name)
     return sorted(ids)
 

@@ -16,8 +16,9 @@ from jaxtyping import Bool, Int
 from sims_jax.bank.match import match
 from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import Store
+from sims_jax.errors import InputError
 from sims_jax.progress import progress
-from sims_jax.types import Bank, InputError
+from sims_jax.types import Bank
 
 _ARRAY = "row"
 
@@ -27,9 +28,8 @@ def find_donors(
 ) -> Int[np.ndarray, "R K"]:
     """The best rows of `rows_store` for every row of `queries`, best first, -1 where none.
 
-    Found once and kept in the folder of `queries`. Within one bank the photo itself is
-    excluded, and so are the photos within `near_frames` positions of it in its video's
-    sorted list; between two banks nothing is.
+    Found once and kept in the folder of `queries`. The photo itself is excluded, and so are the
+    photos within `near_frames` positions of it in its video's sorted list (of both banks).
 
     Args:
       queries: whose segments to match.
@@ -50,29 +50,30 @@ def find_donors(
     if path.exists():
         arrays, _ = read_part(path)
         return arrays[_ARRAY]
-    exclude = np.zeros((len(queries.ids), len(rows_store.ids)), np.bool_)
-    if queries.digest == rows_store.digest:
-        exclude = near_photos(queries.videos, queries.frames, near_frames)
+    exclude = near_photos(
+        list(zip(queries.videos, queries.frames.tolist(), strict=True)),
+        list(zip(rows_store.videos, rows_store.frames.tolist(), strict=True)),
+        near_frames,
+    )
     rows = _match_photos(queries, bank, exclude, candidates)
     write_part(path, {_ARRAY: rows}, {"candidates": candidates, "near_frames": near_frames})
     return rows
 
 
 def near_photos(
-    videos: tuple[str, ...], frames: Int[np.ndarray, "P"], near_frames: int
-) -> Bool[np.ndarray, "P P"]:
-    """Which photos are one, or near frames of one video.
+    queries: list[tuple[str, int]], photos: list[tuple[str, int]], near_frames: int
+) -> Bool[np.ndarray, "Q P"]:
+    """Which photos are one with, or near frames of, which queries; both as (video, frame).
 
-    Near are at most `near_frames` positions apart in the list of the video's photos, sorted
-    by frame.
+    Near are at most `near_frames` positions apart in the list of the video's frames, sorted, of
+    both together.
     """
-    video = np.asarray(videos)
-    position = np.zeros(len(videos), np.int64)
-    for name in sorted(set(videos)):
-        members = np.flatnonzero(video == name)
-        position[members[np.argsort(frames[members], kind="stable")]] = np.arange(members.size)
-    apart = np.abs(position[:, None] - position[None, :])
-    return (video[:, None] == video[None, :]) & (apart <= near_frames)
+    ordered = sorted({*queries, *photos})  # a video's frames stand together, in order
+    position = {one: index for index, one in enumerate(ordered)}
+    first, second = (np.array([position[one] for one in some]) for some in (queries, photos))
+    video_a, video_b = (np.array([video for video, _ in some]) for some in (queries, photos))
+    apart = np.abs(first[:, None] - second[None, :])
+    return (video_a[:, None] == video_b[None, :]) & (apart <= near_frames)
 
 
 def _donor_folder(

@@ -122,6 +122,11 @@ def score_pairs(
     return ratio(mask_common, mask_union) + ratio(context_common, context_union)
 
 
+def score_unit(grid: tuple[int, int]) -> int:
+    """The score of a perfect overlap of masks, or of contexts: 2^s."""
+    return 1 << _score_shift(grid)
+
+
 def sum_table(cells: Bool[Array, "P h w"]) -> Int[Array, "P h+1 w+1"]:
     """Summed-area tables: entry (y, x) counts the true cells above y and left of x."""
     counts = jnp.cumsum(jnp.cumsum(cells, axis=1, dtype=jnp.int32), axis=2)
@@ -153,7 +158,7 @@ def _best_rows(
     """The best usable rows and their scores; top_k gives the lower index of equals first."""
     # Score 0 is a usable row's too: shifted by one, so that 0 means "no row".
     rank = jnp.where(usable, score + jnp.uint32(1), jnp.uint32(0))
-    if 2 ** (_score_shift(grid) + 1) < _FLOAT32_EXACT:
+    if 2 * score_unit(grid) < _FLOAT32_EXACT:
         # From 256 cells on every rank is an exact float, which XLA's CPU sorts 15 times faster.
         rank = rank.astype(jnp.float32)
     best, row = jax.lax.top_k(rank, min(candidates, rank.size))

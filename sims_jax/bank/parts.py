@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from sims_jax.types import InputError
+from sims_jax.errors import InputError
 
 META_FILE = "part.json"
 TEMPORARY_PREFIX = ".tmp-"

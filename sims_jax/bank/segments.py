@@ -8,12 +8,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Integer, UInt8, UInt32
+from jaxtyping import Array, Int, Integer, UInt8, UInt32
 
 from sims_jax.labels import VOID
 from sims_jax.ops.bits import pack_bits
 from sims_jax.ops.components import (
     component_boxes,
+    is_one_of,
     join_across,
     label_components,
     rank_components,
@@ -57,7 +58,7 @@ def _split_one(
     roots = label_components(kind, labelled)
     thin = spec.labels.ids(spec.labels.thin)
     if thin:
-        roots = join_across(roots, kind, _is_one_of(layout, thin))
+        roots = join_across(roots, kind, is_one_of(layout, thin))
     min_area_px = math.ceil(spec.min_area_frac * layout.size)
     component, area_px, first, left_out = rank_components(roots, min_area_px, spec.max_segments)
     present = area_px > 0
@@ -75,13 +76,9 @@ def _segment_kind(
     layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], spec: BankSpec
 ) -> Int[Array, "H W"]:
     """One integer a pixel; only pixels of equal kind can be of one segment."""
-    context = _is_one_of(layout, spec.labels.ids(spec.labels.context))
+    context = is_one_of(layout, spec.labels.ids(spec.labels.context))
     instance = jnp.where(context, 0, instance.astype(jnp.int32))
     return layout.astype(jnp.int32) + (instance << _INSTANCE_SHIFT)
-
-
-def _is_one_of(layout: UInt8[Array, "H W"], ids: tuple[int, ...]) -> Bool[Array, "H W"]:
-    return jnp.isin(layout, jnp.asarray(ids, jnp.uint8))
 
 
 def grid_masks(

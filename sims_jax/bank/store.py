@@ -25,9 +25,10 @@ from sims_jax.bank.build import (
 )
 from sims_jax.bank.parts import TEMPORARY_PREFIX, read_json, read_part
 from sims_jax.bank.segments import grid_masks
+from sims_jax.errors import InputError
 from sims_jax.labels import VOID, LabelSpace
 from sims_jax.ops.resize import resize_labels
-from sims_jax.types import Bank, BankSpec, InputError, Photos, Rows
+from sims_jax.types import Bank, BankSpec, Photos, Rows
 
 BANK_AXIS = "bank"
 _WORD_BITS = 32
@@ -61,6 +62,10 @@ class Store:
     row_color_cov: np.ndarray  # float32 [R, 3, 3]
     row_depth_m: np.ndarray  # float32 [R], median, 0 unknown
     row_of: np.ndarray  # int32 [P, N], row of a photo's component, -1 none
+
+    def cut(self, row: np.ndarray) -> np.ndarray:
+        """Masks [n, H, W] of n rows, in the frames of their photos."""
+        return self.component[self.row_photo[row]] == self.row_component[row][:, None, None]
 
 
 def open_bank(folder: str | pathlib.Path) -> Store:

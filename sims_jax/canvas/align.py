@@ -21,6 +21,7 @@ from sims_jax.ops.affine import (
     crop_resize,
     enlarge_box,
     identity_affine,
+    mask_box,
     union_box,
 )
 
@@ -110,18 +111,3 @@ def overlap(a: Float[Array, "h w"], b: Float[Array, "h w"]) -> Float[Array, ""]:
     """Soft intersection over union, Σ min / Σ max; 0 for two empty masks."""
     union = jnp.maximum(a, b).sum()
     return jnp.where(union > 0, jnp.minimum(a, b).sum() / jnp.maximum(union, 1.0), 0.0)
-
-
-def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
-    """Half-open box of a mask; zeros for an empty one."""
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
-    height, width = mask.shape
-    box = jnp.stack(
-        [
-            jnp.argmax(rows),
-            jnp.argmax(columns),
-            height - jnp.argmax(rows[::-1]),
-            width - jnp.argmax(columns[::-1]),
-        ]
-    ).astype(jnp.int32)
-    return jnp.where(mask.any(), box, jnp.zeros_like(box))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
+from sims_jax.ops.components import is_one_of
 from sims_jax.ops.morphology import dilate, distance_to_change
 from sims_jax.types import Canvas, Segments
 
@@ -114,11 +115,7 @@ def _outer_band(
     """Ground within `width_px` of a thing."""
     if width_px == 0:
         return jnp.zeros(layout.shape, dtype=bool)
-    ground = _is_one_of(layout, labels.ids(labels.planar))
+    ground = is_one_of(layout, labels.ids(labels.planar))
     void = layout >= labels.num_classes
-    thing = ~(ground | void | _is_one_of(layout, labels.ids(labels.context)))
+    thing = ~(ground | void | is_one_of(layout, labels.ids(labels.context)))
     return ground & dilate(thing, width_px)
-
-
-def _is_one_of(layout: UInt8[Array, "H W"], ids: tuple[int, ...]) -> Bool[Array, "H W"]:
-    return jnp.isin(layout, jnp.asarray(ids, dtype=layout.dtype))

@@ -91,14 +91,15 @@ def stencil(component: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
     Reads one bit a pixel: no N × H × W stack is made.
     """
     height, width = component.shape
-    y, x = jnp.mgrid[:height, :width]
-    centre = jnp.asarray([width - 1, height - 1], dtype=jnp.float32) / 2
-    from_centre = jnp.stack([x, y], axis=-1).astype(jnp.float32) - centre
-    affine = donors.affine[component]
-    source = jnp.einsum("hwij,hwj->hwi", affine[..., :2], from_centre) + affine[..., 2] + centre
-    xy = jnp.round(source).astype(jnp.int32)
-    inside = ((xy >= 0) & (xy < jnp.asarray([width, height]))).all(axis=-1)
-    pixel = jnp.where(inside, xy[..., 1] * width + xy[..., 0], 0)
+    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+    y = jnp.arange(height, dtype=jnp.float32)[:, None] - middle_y
+    x = jnp.arange(width, dtype=jnp.float32) - middle_x
+    # Written out: a matrix product may round coordinates to bfloat16.
+    (xx, xy, x0), (yx, yy, y0) = jnp.moveaxis(donors.affine, 0, -1)[..., component]
+    source_x = jnp.round(xx * x + xy * y + x0 + middle_x).astype(jnp.int32)
+    source_y = jnp.round(yx * x + yy * y + y0 + middle_y).astype(jnp.int32)
+    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
+    pixel = jnp.where(inside, source_y * width + source_x, 0)
     return inside & read_bits(donors.mask, component, pixel)
 
 
@@ -108,5 +109,7 @@ def _transfer_segments(photo, component, donors, part):
     linear = jnp.eye(3) + part[:, None, None] * moved
     target = donors.own_mean + part[:, None] * (donors.mean - donors.own_mean)
     centred = photo - donors.own_mean[component]
-    result = jnp.einsum("hwi,hwij->hwj", centred, linear[component]) + target[component]
+    exact = jax.lax.Precision.HIGHEST
+    result = jnp.einsum("hwi,hwij->hwj", centred, linear[component], precision=exact)
+    result += target[component]
     return jnp.clip(result, 0.0, 1.0)

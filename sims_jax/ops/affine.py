@@ -14,7 +14,7 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 import fractions
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num, Shaped
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
@@ -119,13 +119,6 @@ def identity_affine() -> Float[Array, "2 3"]:
     return jnp.array(_IDENTITY, jnp.float32)
 
 
-def invert_affine(affine: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
-    """The affine that undoes `affine`; not finite where that is singular."""
-    (a, b, _), (c, d, _) = affine
-    linear = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
-    return jnp.column_stack([linear, -_apply(linear, affine[:, 2])])
-
-
 def compose_affine(outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
     """u -> outer(inner(u)).
 
@@ -138,33 +131,24 @@ def compose_affine(outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]) -> Fl
 
 
 def enlarge_box(
-    box_yx: Num[Array, "*B 4"], frac: float, image_size: tuple[int, int] | None = None
-) -> Num[Array, "*B 4"]:
-    """The box with `frac` of its side added on each side.
+    box_yx: Int[Array, "*B 4"], frac: float, image_size: tuple[int, int]
+) -> Int[Array, "*B 4"]:
+    """The box with `frac` of its side added on each side, rounded outwards and clipped.
 
-    With `image_size` for integer boxes: rounded outwards and clipped, y0' = max(0, y0 -
-    ceil(frac * side)) and so on, in integers throughout, so that every backend agrees. Without,
-    as floats, neither rounded nor clipped. An empty box stays empty.
+    y0' = max(0, y0 - ceil(frac * side)) and so on, in integers throughout, so that every backend
+    agrees. An empty box stays empty.
 
     Args:
       box_yx: boxes in pixels or cells.
-      frac: 0.125 is the paper's context, a box enlarged by 25 %; with `image_size` the nearest
-        ratio p / q of q <= 1000.
+      frac: the nearest ratio p / q of q <= 1000 is taken; 0.125 enlarges a box by 25 %.
       image_size: (H, W) of the frame.
 
     Raises:
       ValueError: `frac` is not in [0, 1).
-      TypeError: `image_size` is given and the boxes are not integers.
     """
     if not 0 <= frac < 1:
         raise ValueError(f"frac: found {frac}, expected a fraction of the side such as 0.125")
     low, high = box_yx[..., :2], box_yx[..., 2:]
-    if image_size is None:
-        low, high = low.astype(jnp.float32), high.astype(jnp.float32)
-        margin = frac * (high - low)
-        return jnp.concatenate([low - margin, high + margin], axis=-1)
-    if not jnp.issubdtype(box_yx.dtype, jnp.integer):
-        raise TypeError(f"boxes: found {box_yx.dtype}, expected integers to round and clip")
     ratio = fractions.Fraction(frac).limit_denominator(_MAX_DENOMINATOR)
     margin = -(((low - high) * ratio.numerator) // ratio.denominator)
     low, high = jnp.maximum(low - margin, 0), high + margin
@@ -178,6 +162,21 @@ def union_box(a: Num[Array, "*#B 4"], b: Num[Array, "*#B 4"]) -> Num[Array, "*#B
     """
     low = jnp.minimum(a[..., :2], b[..., :2])
     return jnp.concatenate([low, jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+
+
+def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
+    """Half-open box of a mask; zeros for an empty one."""
+    rows, columns = mask.any(axis=1), mask.any(axis=0)
+    height, width = mask.shape
+    box = jnp.stack(
+        [
+            jnp.argmax(rows),
+            jnp.argmax(columns),
+            height - jnp.argmax(rows[::-1]),
+            width - jnp.argmax(columns[::-1]),
+        ]
+    ).astype(jnp.int32)
+    return jnp.where(mask.any(), box, jnp.zeros_like(box))
 
 
 def _box_frame(

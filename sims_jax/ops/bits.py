@@ -18,12 +18,6 @@ def pack_bits(mask: Bool[Array, "*B M"]) -> UInt32[Array, "*B words"]:
     return jnp.sum(bits.astype(jnp.uint32) << _bit_positions(), axis=-1, dtype=jnp.uint32)
 
 
-def unpack_bits(words: UInt32[Array, "*B words"], count: int) -> Bool[Array, "*B M"]:
-    """Inverse of `pack_bits`; `count` is M."""
-    bits = (words[..., None] >> _bit_positions()) & jnp.uint32(1)
-    return bits.reshape(*words.shape[:-1], -1)[..., :count].astype(bool)
-
-
 def pack_bits_numpy(mask: Bool[np.ndarray, "*B M"]) -> UInt32[np.ndarray, "*B words"]:
     """`pack_bits` on the host."""
     packed = np.packbits(mask, axis=-1, bitorder="little")

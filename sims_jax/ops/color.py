@@ -1,4 +1,4 @@
-"""Colour statistics and linear colour transfer.
+"""Linear colour transfer.
 
 A map T that carries colours of covariance A to covariance B, moving them as little as possible
 (linear Monge-Kantorovitch), is the symmetric solution of T A T = B:
@@ -19,36 +19,6 @@ COLOR_NOISE = 1 / 255**2 / 12  # variance of the error of rounding to 8 bits
 
 # Matrix products in full float32: TF32 would lose the small variances beside the large ones.
 _EXACT = jax.lax.Precision.HIGHEST
-
-
-def color_statistics(
-    image: Float[Array, "H W 3"], weight: Float[Array, "H W"]
-) -> tuple[Float[Array, "3"], Float[Array, "3 3"]]:
-    """Weighted mean sum(w x) / sum(w) and covariance sum(w (x - mean)(x - mean)^T) / sum(w).
-
-    Args:
-      image: colours.
-      weight: not negative, for instance a mask; zeros for all where it is empty.
-    """
-    total = jnp.sum(weight)
-    share = weight / jnp.where(total > 0, total, 1)
-    mean = jnp.einsum("hw,hwc->c", share, image, precision=_EXACT)
-    centred = image - mean
-    cov = jnp.einsum("hwi,hwj->ij", share[..., None] * centred, centred, precision=_EXACT)
-    return mean, cov
-
-
-def transfer_color(
-    image: Float[Array, "*B 3"],
-    source_mean: Float[Array, "3"],
-    source_cov: Float[Array, "3 3"],
-    target_mean: Float[Array, "3"],
-    target_cov: Float[Array, "3 3"],
-) -> Float[Array, "*B 3"]:
-    """(x - source_mean) T + target_mean, clipped to [0, 1]; T as `color_map` gives it."""
-    linear = color_map(source_cov, target_cov)
-    moved = jnp.matmul(image - source_mean, linear, precision=_EXACT) + target_mean
-    return jnp.clip(moved, 0, 1)
 
 
 def color_map(

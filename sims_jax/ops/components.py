@@ -1,4 +1,4 @@
-"""Connected components of integer images, 8-connected, under jit.
+"""Regions of label maps: connected components, 8-connected, under jit.
 
 A component is known by its root, the raster index y * W + x of its first pixel; pixels of no
 component carry H * W. Pixels are a forest of parent pointers that starts as one tree a pixel.
@@ -18,6 +18,11 @@ from jaxtyping import Array, Bool, Int, Integer, UInt32
 _HASH_MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35, 0x9E3779B9)
 _HASH_SHIFT = 15
 _MAX_PIXELS = 2**24  # the integers that float32 holds
+
+
+def is_one_of(labels: Integer[Array, "*S"], ids: tuple[int, ...]) -> Bool[Array, "*S"]:
+    """Where the label is one of `ids`."""
+    return jnp.isin(labels, jnp.asarray(ids, labels.dtype))
 
 
 def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) -> Int[Array, "H W"]:

@@ -1,7 +1,7 @@
-"""Binary morphology with squares, and chessboard distances.
+"""Dilation with squares, and chessboard distances.
 
-What lies outside the frame counts for nothing: it neither dilates into the frame nor erodes from
-its border, and no distance is measured to it.
+What lies outside the frame counts for nothing: it does not dilate into the frame, and no distance
+is measured to it.
 """
 
 import functools
@@ -14,16 +14,6 @@ from jaxtyping import Array, Bool, Int, Shaped
 def dilate(mask: Bool[Array, "*B H W"], radius_px: int) -> Bool[Array, "*B H W"]:
     """True within chessboard distance `radius_px` of the mask: a square of 2 r + 1 pixels."""
     return _slide_or(_slide_or(mask, radius_px, -2), radius_px, -1)
-
-
-def erode(mask: Bool[Array, "*B H W"], radius_px: int) -> Bool[Array, "*B H W"]:
-    """False within chessboard distance `radius_px` of a pixel outside the mask."""
-    return ~dilate(~mask, radius_px)
-
-
-def distance_to_boundary(mask: Bool[Array, "*B H W"], max_px: int) -> Int[Array, "*B H W"]:
-    """Chessboard distance to the nearest pixel outside the mask, at most `max_px`; 0 outside."""
-    return jnp.where(mask, distance_to_change(mask, max_px), 0)
 
 
 def distance_to_change(labels: Shaped[Array, "*B H W"], max_px: int) -> Int[Array, "*B H W"]:

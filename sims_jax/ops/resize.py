@@ -1,8 +1,7 @@
-"""Images and label maps to another size."""
+"""Label maps to another size."""
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
 
 def resize_labels(
@@ -19,19 +18,6 @@ def resize_labels(
     rows = _nearest_index(labels.shape[-2], size[0])
     columns = _nearest_index(labels.shape[-1], size[1])
     return labels[..., rows[:, None], columns]
-
-
-def resize_image(
-    image: Float[Array, "*B H W C"], size: tuple[int, int]
-) -> Float[Array, "*B h w C"]:
-    """Bilinear resampling between pixel centres, antialiased where it shrinks.
-
-    Args:
-      image: float images of any range; constant images stay constant.
-      size: (h, w), smaller or larger; the image itself where it is the image's size.
-    """
-    shape = (*image.shape[:-3], *size, image.shape[-1])
-    return jax.image.resize(image, shape, method="linear", antialias=True)
 
 
 def _nearest_index(length: int, new_length: int) -> np.ndarray:

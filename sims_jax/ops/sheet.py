@@ -13,12 +13,13 @@ PAPER = 255  # white
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> UInt8[np.ndarray, "H W 3"]:
-    """Lays out pictures of one size in rows.
+    """Lays out pictures in rows, each in a place as high and wide as the largest.
 
     Args:
       rows: pictures [h, w, 3], uint8, or floats in [0, 1]; rows may differ in length.
     """
-    height, width, _ = np.shape(rows[0][0])
+    sizes = [np.shape(picture)[:2] for row in rows for picture in row]
+    height, width = np.max(sizes, axis=0)
     columns = max(len(row) for row in rows)
     step_y, step_x = height + GAP_PX, width + GAP_PX
     size = (len(rows) * step_y + GAP_PX, columns * step_x + GAP_PX, 3)
@@ -26,7 +27,8 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> UInt8[np.ndarray, "H 
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             y, x = r * step_y + GAP_PX, c * step_x + GAP_PX
-            sheet[y : y + height, x : x + width] = to_uint8(picture)
+            h, w, _ = np.shape(picture)
+            sheet[y : y + h, x : x + w] = to_uint8(picture)
     return sheet
 
 

@@ -1,26 +1,49 @@
-"""Aligning donors: the transformer's answer for every row and each of its donors, found once.
+"""Aligning donors: the transformer's answer for every row and each of its donors, kept on disk.
 
 Composition aligns what it retrieves, so simulation aligns its stencils: with the same network, the
 same views and the same fallback.
 """
 
+import hashlib
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import Store
 from sims_jax.canvas.align import align
+from sims_jax.checkpoints import digest_params
 from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.progress import progress
 from sims_jax.training.tasks.synthesis import DonorTable
 
 BATCH = 64
+DIGITS = 16  # of the SHA-256 in a name
 
 
 def align_donors(
-    params, config: TransformerConfig, queries: Store, bank: Store, donors: np.ndarray
+    params,
+    config: TransformerConfig,
+    queries: Store,
+    bank: Store,
+    donors: np.ndarray,
+    folder: pathlib.Path,
 ) -> DonorTable:
-    """Aligns `donors` [R, K], rows of `bank`, to the R rows of `queries`."""
+    """Aligns `donors` [R, K], rows of `bank`, to the R rows of `queries`.
+
+    What was found is kept in `folder`, by the digests of all it depends on.
+    """
+    content = f"{digest_params(params)} {queries.digest} {bank.digest} ".encode() + donors.tobytes()
+    kept = folder / hashlib.sha256(content).hexdigest()[:DIGITS]
+    if not kept.exists():
+        affine = _align_all(params, config, queries, bank, donors)
+        write_part(kept, {"affine": affine}, {"donors": list(donors.shape)})
+    return DonorTable(row=donors, affine=read_part(kept)[0]["affine"])
+
+
+def _align_all(params, config: TransformerConfig, queries: Store, bank: Store, donors: np.ndarray):
     num_classes = queries.spec.labels.num_classes
 
     @jax.jit
@@ -39,15 +62,10 @@ def align_donors(
             query, donor = r[filled], donors[r, k][filled]
             found = run(
                 bank.photo[bank.row_photo[donor]],
-                _cut(bank, donor),
-                _cut(queries, query),
+                bank.cut(donor),
+                queries.cut(query),
                 queries.layout[queries.row_photo[query]],
             )
             affine[r, k] = np.asarray(found)[: len(r)]
             bar.update(len(r))
-    return DonorTable(row=donors, affine=affine)
-
-
-def _cut(store: Store, row: np.ndarray) -> np.ndarray:
-    """Masks [n, H, W] of rows."""
-    return store.component[store.row_photo[row]] == store.row_component[row][:, None, None]
+    return affine

@@ -48,8 +48,8 @@ class TrainConfig:
       learning_rate: Adam's, at its highest.
       schedule: "constant"; "cosine": linear warmup, then down to 0; "growth": the paper's.
       warmup_steps: of "cosine".
-      growth_epochs: of "growth": after these the rate is `final_rate`.
-      final_rate: of "growth".
+      growth_epochs, epoch_steps, final_rate: of "growth": how many epochs of how many steps it
+        grows for, and the rate after that.
       ema_decay: of the averaged parameters.
       clip_norm: largest norm of a gradient; 0 for no limit.
       log_every, save_every, sheet_every: steps.
@@ -61,6 +61,7 @@ class TrainConfig:
     schedule: str
     warmup_steps: int
     growth_epochs: int
+    epoch_steps: int
     final_rate: float
     ema_decay: float
     clip_norm: float
@@ -74,16 +75,30 @@ class TrainConfig:
                 f"config.<stage>.train.schedule: found {self.schedule!r}, expected one of "
                 f"{SCHEDULES}"
             )
+        least = {"steps": 1, "batch_size": 1, "log_every": 1, "save_every": 1, "sheet_every": 1}
+        if self.schedule == "growth":
+            least |= {"growth_epochs": 1, "epoch_steps": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(
+                    f"config.<stage>.train.{name}: found {getattr(self, name)}, expected at least "
+                    f"{value}"
+                )
+        if self.schedule == "cosine" and not 0 <= self.warmup_steps < self.steps:
+            raise InputError(
+                f"config.<stage>.train.warmup_steps: found {self.warmup_steps}, expected 0 to less "
+                f"than the {self.steps} steps"
+            )
 
 
-def make_optimizer(config: TrainConfig, examples: int) -> optax.GradientTransformation:
-    """Adam with the config's schedule; an epoch is `examples` examples."""
-    rate = _learning_rate(config, max(1, examples // config.batch_size))
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Adam with the config's schedule, of clipped gradients."""
+    rate = _learning_rate(config)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(rate))
 
 
-def _learning_rate(config: TrainConfig, epoch_steps: int) -> optax.Schedule:
+def _learning_rate(config: TrainConfig) -> optax.Schedule:
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
     if config.schedule == "cosine":
@@ -91,10 +106,14 @@ def _learning_rate(config: TrainConfig, epoch_steps: int) -> optax.Schedule:
             0.0, config.learning_rate, config.warmup_steps, config.steps
         )
     growth = optax.exponential_decay(
-        GROWTH_START, epoch_steps, GROWTH_RATE, staircase=True, end_value=config.learning_rate
+        GROWTH_START,
+        config.epoch_steps,
+        GROWTH_RATE,
+        staircase=True,
+        end_value=config.learning_rate,
     )
     final = optax.constant_schedule(config.final_rate)
-    return optax.join_schedules([growth, final], [config.growth_epochs * epoch_steps])
+    return optax.join_schedules([growth, final], [config.growth_epochs * config.epoch_steps])
 
 
 def train(
@@ -110,7 +129,7 @@ def train(
     """
     devices = jax.devices()
     local = jax.local_devices()
-    optimizer = make_optimizer(config, task.count)
+    optimizer = make_optimizer(config)
     key = stream_key(seed, task.name)
     state = create_state(task.init, optimizer, stream_key(key, "init"), devices)
     step_fn = make_train_step(
@@ -126,18 +145,18 @@ def train(
             for step in range(done + 1, config.steps + 1):
                 batch, position = next(batches)
                 state, metrics = step_fn(state, *shard_batch((batch, position), local))
-                if step % config.log_every == 0 or step == config.steps:
+                last = step == config.steps
+                logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
+                if logs or saves:
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)
+                if logs:
                     writer.write(task.name, step, values)
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
                 bar.update()
-                if step % config.sheet_every == 0:
+                if step % config.sheet_every == 0 and not last:
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
-                if step % config.save_every == 0 or step == config.steps:
-                    _check_finite(
-                        {"loss": float(metrics["loss"])}, task.name, step, checkpoints.latest_step
-                    )
+                if saves:
                     checkpoints.save(step, state, state.ema)
     return state.ema
 

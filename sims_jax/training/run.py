@@ -14,39 +14,37 @@ import json
 import pathlib
 import subprocess
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import sims_jax
 from sims_jax.bank.build import build_bank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank, to_device
-from sims_jax.canvas.simulate import SimulationConfig
-from sims_jax.checkpoints import Checkpoints
-from sims_jax.config import make, save_config
-from sims_jax.data.source import open_dataset
+from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
+from sims_jax.config import save_config, write_json
+from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
 from sims_jax.labels import colorize, write_layout
 from sims_jax.model import Model, assemble, make_networks
 from sims_jax.nets.vgg import VGGConfig, load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
 from sims_jax.training.alignment import align_donors
-from sims_jax.training.loop import Task, TrainConfig, train
+from sims_jax.training.loop import Task, train
+from sims_jax.training.settings import STAGES, Settings, check_batches, read_settings
 from sims_jax.training.tasks.densifier import DensifierTask
 from sims_jax.training.tasks.features import Features, FeaturesTask
 from sims_jax.training.tasks.heldout import spread
 from sims_jax.training.tasks.ordering import OrderingTask
 from sims_jax.training.tasks.synthesis import SynthesisTask
-from sims_jax.training.tasks.transformer import DisturbanceConfig, TransformerTask
+from sims_jax.training.tasks.transformer import TransformerTask
 from sims_jax.training.writers import MetricsWriter
-from sims_jax.types import BankSpec
 
-STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 SHEET_LAYOUTS = 8
-DONE_FILE = "done.json"
+SPLITS = {"bank": "train", "heldout": "val"}  # folder of a bank: split of the dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,122 +58,135 @@ class Run:
         """Runs the config's stages; the report if all stages are then finished.
 
         Raises:
-          InputError: something in the config, the data or the workdir cannot be used.
+          InputError: something in the config, the data or the workdir cannot be used; if it is the
+            config or the data, nothing was begun.
         """
-        unknown = sorted(set(self.config.stages) - set(STAGES))
-        if unknown:
-            raise InputError(f"config.stages: found {unknown[0]!r}, expected some of {STAGES}")
-        make_networks(self.config, labels=None)  # a mistyped key is found now, not after hours
-        train_configs = {name: self._train_config(name) for name in STAGES[1:]}
+        settings = read_settings(self.config)
+        make_networks(self.config, labels=None)
+        dataset = None if self._is_done("bank") else self._open_dataset()
+        check_batches(settings, self.config.stages, jax.device_count())
         save_config(self.config, self.workdir)
         write_json(self.workdir / "versions.json", _versions())
         with MetricsWriter(self.workdir) as writer:
             for stage in STAGES:
-                if stage in self.config.stages:
-                    self._once(stage, lambda s=stage: self._stage(s, train_configs, writer))
-        if all(self._is_done(stage) for stage in STAGES):
-            return self._report()
-        return None
+                if stage in self.config.stages and not self._is_done(stage):
+                    self._check_needs(stage)
+                    began = time.monotonic()
+                    if stage == "bank":
+                        done = {"scores": self._build_banks(dataset, settings)}
+                    elif stage == "features" and self.config.features.weights:
+                        done = {"scores": {}, "weights": load_vgg(self.config.features.weights)[2]}
+                    else:
+                        done = self._train(stage, settings, writer)
+                    self._finish(stage, done, seconds=time.monotonic() - began)
+        return self._report() if all(map(self._is_done, STAGES)) else None
 
     # Stages.
 
-    def _stage(self, stage: str, train_configs, writer: MetricsWriter) -> dict[str, float]:
-        if stage == "bank":
-            return self._build_banks()
-        if stage == "features" and self.config.features.weights:
-            _, _, sha256 = load_vgg(self.config.features.weights)
-            return {"weights": self.config.features.weights, "sha256": sha256}
-        task = self._task(stage)
-        params = train(task, train_configs[stage], self._folder(stage), writer, self.config.seed)
-        scores = task.evaluate(params)
-        writer.write(stage, train_configs[stage].steps, scores)
-        writer.write_sheet(stage, train_configs[stage].steps, task.sheet(params))
-        return scores
-
-    def _build_banks(self) -> dict[str, int]:
+    def _open_dataset(self) -> Dataset:
         dataset = open_dataset(self.config.data, self.workdir / "data")
-        spec = self._spec(dataset.labels)
-        for name, split in (("bank", "train"), ("heldout", "val")):
+        missing = sorted(set(SPLITS.values()) - set(dataset.splits))
+        if missing:
+            raise InputError(
+                f"config.data: found no split {missing[0]!r} in {dataset.name}, expected train and "
+                "val; hold some photos out"
+            )
+        return dataset
+
+    def _build_banks(self, dataset: Dataset, settings: Settings) -> dict[str, int]:
+        for folder, split in SPLITS.items():
             build_bank(
                 dataset.splits[split],
-                spec,
-                self.workdir / name,
+                settings.bank.spec(dataset.labels),
+                self.workdir / folder,
                 source_name=f"{dataset.name}/{split}",
                 licence=dataset.licence,
             )
-        store = self._store()
-        near = self.config.bank.near_frames
-        bank = to_device(store)
-        find_donors(store, store, bank, candidates=self.config.bank.donors, near_frames=near)
-        find_donors(self._heldout(), store, bank, candidates=1, near_frames=near)
+        store, heldout = self._store(), self._heldout()
+        if len(store.ids) < 2 or not len(store.row_class) or not len(heldout.row_class):
+            raise InputError(
+                f"config.data: found {len(store.ids)} training photos with {len(store.row_class)} "
+                f"segments and held-out photos with {len(heldout.row_class)}, expected two photos "
+                "and some segments in each; add photos or lower config.bank.min_area_frac"
+            )
+        self._find_donors(store, heldout, settings)
         return {"photos": len(store.ids), "segments": len(store.row_class)}
 
-    def _task(self, stage: str) -> Task:
+    def _find_donors(self, store: Store, heldout: Store, settings: Settings):
+        """(donors of the bank's rows, of the held-out rows); found once, then read."""
+        bank, near = to_device(store), settings.bank.near_frames
+        count = settings.bank.donors
+        return (
+            find_donors(store, store, bank, candidates=count, near_frames=near),
+            find_donors(heldout, store, bank, candidates=1, near_frames=near),
+        )
+
+    def _train(self, stage: str, settings: Settings, writer: MetricsWriter) -> dict[str, Any]:
+        task, config = self._task(stage, settings), settings.train[stage]
+        params = train(task, config, self._folder(stage), writer, self.config.seed)
+        scores = task.evaluate(params)
+        writer.rewind(f"{stage}_heldout", 0)
+        writer.write(f"{stage}_heldout", config.steps, scores)
+        writer.write_sheet(stage, config.steps, task.sheet(params))
+        return {"scores": scores, "sha256": digest_params(params)}
+
+    def _task(self, stage: str, settings: Settings) -> Task:
         store, heldout = self._store(), self._heldout()
         networks = make_networks(self.config, store.spec.labels)
         if stage == "features":
             return FeaturesTask(self._vgg_config(), store, heldout)
         if stage == "transformer":
-            where = "config.transformer.disturbance"
-            disturbance = make(DisturbanceConfig, self.config.transformer.disturbance, where)
-            return TransformerTask(networks.transformer, disturbance, store, heldout)
+            return TransformerTask(networks.transformer, settings.disturbance, store, heldout)
         if stage == "ordering":
             return OrderingTask.create(networks.ordering, store, heldout)
         if stage == "densifier":
             return DensifierTask(networks.densifier, store, heldout)
-        transformer = self._restore("transformer")
-        near = self.config.bank.near_frames
-        bank = to_device(store)
-
-        def table(queries: Store, candidates: int):
-            rows = find_donors(queries, store, bank, candidates=candidates, near_frames=near)
-            return align_donors(transformer, networks.transformer, queries, store, rows)
-
+        transformer = restore_finished(self._folder("transformer"))
+        rows = self._find_donors(store, heldout, settings)
+        donors, heldout_donors = (
+            align_donors(
+                transformer, networks.transformer, queries, store, found, self.workdir / "aligned"
+            )
+            for queries, found in zip((store, heldout), rows, strict=True)
+        )
         return SynthesisTask(
             config=networks.synthesis,
             canvas=networks.canvas,
-            simulation=make(SimulationConfig, self.config.simulation, "config.simulation"),
+            simulation=settings.simulation,
             segmentation_weight=self.config.synthesis.segmentation_weight,
             features=self._features(store),
             store=store,
-            donors=table(store, self.config.bank.donors),
+            donors=donors,
             heldout=heldout,
-            heldout_donors=table(heldout, 1),
+            heldout_donors=heldout_donors,
         )
 
     def _features(self, store: Store) -> Features:
-        if self.config.features.weights:
-            params, vgg, _ = load_vgg(self.config.features.weights)
-            return Features.calibrate(vgg, {"params": params}, store)
-        trunk = self._restore("features")["params"]["vgg"]
-        return Features.calibrate(self._vgg_config(), {"params": trunk}, store)
+        weights = self.config.features.weights
+        if not weights:
+            trunk = restore_finished(self._folder("features"))["params"]["vgg"]
+            return Features.calibrate(self._vgg_config(), {"params": trunk}, store)
+        params, vgg, sha256 = load_vgg(weights)
+        if sha256 != self._done("features")["weights"]:
+            raise InputError(
+                f"{weights}: found another file than when this run began (SHA-256 {sha256}), "
+                "expected the same; restore it, or choose another workdir"
+            )
+        return Features.calibrate(vgg, {"params": params}, store)
 
-    # The report.
-
-    def _report(self) -> dict[str, Any]:
-        done = {stage: self._done(stage) for stage in STAGES}
-        report = {stage: done[stage]["scores"] for stage in STAGES}
-        report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
-        sheet = self.workdir / "sheet.png"
-        if not sheet.exists():
-            params = {name: self._restore(name) for name in STAGES[2:]}
-            model = assemble(self.config, self._store(), params)
-            write_picture(sheet, heldout_sheet(model, self._heldout()))
-        self._write_layouts()
-        write_json(self.workdir / "report.json", report)
-        return report
-
-    def _write_layouts(self) -> None:
-        """The held-out layouts as PNGs: something to synthesize from."""
-        heldout, folder = self._heldout(), self.workdir / "layouts"
-        folder.mkdir(exist_ok=True)
-        for photo_id, layout in zip(heldout.ids, heldout.layout, strict=True):
-            write_layout(folder / f"{photo_id}.png", layout, heldout.spec.labels)
+    def _vgg_config(self) -> VGGConfig:
+        return VGGConfig(width_multiplier=self.config.features.width_multiplier)
 
     # What is on disk.
 
     def _folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
+
+    def _store(self) -> Store:
+        return open_bank(self.workdir / "bank")
+
+    def _heldout(self) -> Store:
+        return open_bank(self.workdir / "heldout")
 
     def _is_done(self, stage: str) -> bool:
         return (self._folder(stage) / DONE_FILE).exists()
@@ -183,15 +194,9 @@ class Run:
     def _done(self, stage: str) -> dict[str, Any]:
         return json.loads((self._folder(stage) / DONE_FILE).read_text())
 
-    def _once(self, stage: str, do: Callable[[], dict[str, Any]]) -> None:
-        if self._is_done(stage):
-            return
-        self._check_needs(stage)
-        began = time.monotonic()
-        scores = do()
-        seconds = round(time.monotonic() - began, 1)
-        write_json(self._folder(stage) / DONE_FILE, {"seconds": seconds, "scores": scores})
-        told = ", ".join(f"{k} {v:.4g}" for k, v in scores.items() if isinstance(v, int | float))
+    def _finish(self, stage: str, done: dict[str, Any], seconds: float) -> None:
+        write_json(self._folder(stage) / DONE_FILE, {"seconds": round(seconds, 1)} | done)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in done["scores"].items())
         print(f"{stage}: done in {seconds:.0f} s: {told}", flush=True)
 
     def _check_needs(self, stage: str) -> None:
@@ -203,33 +208,24 @@ class Run:
                     f"{self.workdir}; run the stage {other} first"
                 )
 
-    def _store(self) -> Store:
-        return open_bank(self.workdir / "bank")
+    # The report.
 
-    def _heldout(self) -> Store:
-        return open_bank(self.workdir / "heldout")
-
-    def _restore(self, stage: str):
-        with Checkpoints(self._folder(stage)) as checkpoints:
-            return checkpoints.restore_ema()
-
-    # What the config says.
-
-    def _spec(self, labels) -> BankSpec:
-        bank = self.config.bank
-        return BankSpec(
-            labels=labels,
-            image_size=tuple(bank.image_size),
-            grid=tuple(bank.grid),
-            max_segments=bank.max_segments,
-            min_area_frac=bank.min_area_frac,
-        )
-
-    def _vgg_config(self) -> VGGConfig:
-        return VGGConfig(width_multiplier=self.config.features.width_multiplier)
-
-    def _train_config(self, stage: str) -> TrainConfig:
-        return make(TrainConfig, self.config[stage].train, f"config.{stage}.train")
+    def _report(self) -> dict[str, Any]:
+        """`report.json`: scores of all stages; seconds are of the process that finished a stage."""
+        done = {stage: self._done(stage) for stage in STAGES}
+        report = {stage: done[stage]["scores"] for stage in STAGES}
+        report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
+        sheet, heldout = self.workdir / "sheet.png", self._heldout()
+        if not sheet.exists():
+            params = {name: restore_finished(self._folder(name)) for name in STAGES[2:]}
+            model = assemble(self.config, self._store(), params)
+            write_picture(sheet, heldout_sheet(model, heldout))
+        layouts = self.workdir / "layouts"
+        layouts.mkdir(exist_ok=True)
+        for photo_id, layout in zip(heldout.ids, heldout.layout, strict=True):
+            write_layout(layouts / f"{photo_id}.png", layout, heldout.spec.labels)
+        write_json(self.workdir / "report.json", report)
+        return report
 
 
 def heldout_sheet(model: Model, heldout: Store) -> np.ndarray:
@@ -242,22 +238,24 @@ def heldout_sheet(model: Model, heldout: Store) -> np.ndarray:
     return contact_sheet(rows)
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".json.tmp")
-    aside.write_text(json.dumps(values, indent=2) + "\n")
-    aside.replace(path)
-
-
 def _versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sims_jax")
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {package: importlib.metadata.version(package) for package in packages}
-    here = pathlib.Path(__file__).parent
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
     return versions | {
-        "commit": git.stdout.strip() or "not a checkout",
+        "sims_jax": sims_jax.__version__,
+        "commit": _commit(),
         "devices": str(jax.devices()),
     }
+
+
+def _commit() -> str:
+    """The commit of the checkout that this file is in; "unknown" outside of one, or without git."""
+    root = pathlib.Path(__file__).parents[2]
+    if not (root / "pyproject.toml").exists():
+        return "unknown"
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return result.stdout.strip() or "unknown"

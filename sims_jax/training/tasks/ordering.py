@@ -36,11 +36,13 @@ class OrderingTask:
     @classmethod
     def create(cls, config: OrderingConfig, store: Store, heldout: Store) -> "OrderingTask":
         pairs, heldout_pairs = find_pairs(store), find_pairs(heldout)
-        if not len(pairs):
-            raise InputError(
-                f"bank of {len(store.ids)} photos: found no two adjacent segments, "
-                "expected some to learn their order from; lower config.bank.min_area_frac"
-            )
+        labels = store.spec.labels
+        for name, found in (("training", pairs), ("held-out", heldout_pairs)):
+            if not found.between_objects(labels).any():
+                raise InputError(
+                    f"{name} photos: found no two adjacent objects (neither is planar), expected "
+                    "some to learn their order from; add photos or lower config.bank.min_area_frac"
+                )
         return cls(config, store, heldout, pairs, heldout_pairs)
 
     @property
@@ -84,11 +86,6 @@ class OrderingTask:
         """`val_accuracy` and `prior_accuracy` on pairs of two objects (neither is planar)."""
         pairs = self.heldout_pairs
         objects = np.flatnonzero(pairs.between_objects(self.labels))
-        if not len(objects):
-            raise InputError(
-                f"held-out bank of {len(self.heldout.ids)} photos: found no two adjacent objects, "
-                "expected some to score the ordering network; hold out more photos"
-            )
         chosen = objects[spread(len(objects), HELDOUT_PAIRS)]
         examples = [_pair_example(self.heldout, pairs, i, swapped=False) for i in chosen]
         scores = average_over(self._score, params, examples)

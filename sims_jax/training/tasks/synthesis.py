@@ -70,7 +70,8 @@ class SynthesisTask:
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A photo, and for each of its segments a donor drawn from its K."""
-        slot = draw_donors(rng, self.store.row_of.shape[1], self.donors.row.shape[1])
+        row = self.store.row_of[index]
+        slot = draw_donors(rng, (self.donors.row[row] >= 0).sum(axis=1))
         return photo_example(self.store, self.store, self.donors, index, slot)
 
     def init(self, key):
@@ -161,13 +162,13 @@ class SynthesisTask:
         return photo_example(self.heldout, self.store, self.heldout_donors, index, best)
 
 
-def draw_donors(rng: np.random.Generator, segments: int, candidates: int) -> np.ndarray:
-    """One of K donors for each of N segments: the best of DRAWS drawn at random.
+def draw_donors(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
+    """One of the `counts` donors of each of N segments: the best of DRAWS drawn at random.
 
     At inference the best is used. In training the others make for variety, but their shapes fit
     less well, so they must not be drawn as often.
     """
-    return rng.integers(candidates, size=(DRAWS, segments)).min(axis=0)
+    return rng.integers(np.maximum(counts, 1), size=(DRAWS, len(counts))).min(axis=0)
 
 
 def photo_example(
@@ -176,7 +177,6 @@ def photo_example(
     """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K."""
     row = queries.row_of[index]
     donor = np.where(row >= 0, table.row[row, slot], -1)
-    cut = bank.component[bank.row_photo[donor]] == bank.row_component[donor][:, None, None]
     return {
         "photo": queries.photo[index],
         "layout": queries.layout[index],
@@ -186,7 +186,7 @@ def photo_example(
             own_cov=queries.row_color_cov[row],
             mean=bank.row_color_mean[donor],
             cov=bank.row_color_cov[donor],
-            mask=pack_bits_numpy(cut.reshape(len(row), -1)),
+            mask=pack_bits_numpy(bank.cut(donor).reshape(len(row), -1)),
             affine=table.affine[row, slot],
             found=donor >= 0,
         ),

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sims_jax.bank.store import Store
-from sims_jax.canvas.align import attention_box, mask_box, transformer_view
+from sims_jax.canvas.align import attention_box, transformer_view
 from sims_jax.losses import masked_l1
 from sims_jax.nets.transformer import Transformer, TransformerConfig
-from sims_jax.ops.affine import compose_affine, crop_resize, identity_affine
+from sims_jax.ops.affine import compose_affine, crop_resize, identity_affine, mask_box
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.rng import example_keys, stream_key
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
@@ -22,11 +22,11 @@ SHEET_ROWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class DisturbanceConfig:
-    """Ranges of the random affine maps, in the coordinates of the segment's box.
+    """Ranges of the random affine maps.
 
     Args:
       max_scale: each axis is scaled by up to this factor, or its inverse.
-      max_shift_frac: of the box's side.
+      max_shift_frac: of the segment's side.
       max_rotation_deg: either way.
     """
 
@@ -64,7 +64,7 @@ class TransformerTask:
 
     def loss(self, params, batch, keys):
         """L1 over the union of the masks between the segment and the straightened one."""
-        theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
+        theta = self._disturb(batch, keys)
         undone = self.network.apply(params, *self._views(batch, theta))
         return self._distance(batch, theta, undone), {}
 
@@ -106,8 +106,14 @@ class TransformerTask:
     def _disturb_and_undo(self, params, batch, position):
         """Disturbances that depend on the position alone, and the network's answers."""
         keys = example_keys(stream_key(0, "heldout disturbance"), jnp.int32(0), position)
-        theta = jax.vmap(lambda key: disturb(key, self.disturbance))(keys)
+        theta = self._disturb(batch, keys)
         return theta, self.network.apply(params, *self._views(batch, theta))
+
+    def _disturb(self, batch, keys):
+        def one(key, mask):
+            return disturb(key, self.disturbance, mask_box(mask), self._box(mask)[0])
+
+        return jax.vmap(one)(keys, batch["mask"])
 
     def _views(self, batch, theta):
         labels = self.store.spec.labels
@@ -143,25 +149,44 @@ class TransformerTask:
         return attention_box(box, box, mask.shape, self.config.box_size), size
 
 
-def disturb(key, config: DisturbanceConfig):
-    """A random affine map [2, 3]: rotation, scales, shift."""
+def disturb(key, config: DisturbanceConfig, segment_box, view_box):
+    """A random affine map [2, 3] in the view's coordinates: the segment turns, scales and shifts.
+
+    It turns and scales about the segment's own centre, in pixels, so that nothing is sheared.
+
+    Args:
+      segment_box, view_box: (y0, x0, y1, x1); coordinates are -1 to 1 between the view's edges.
+    """
     turn, scale, shift = jax.random.split(key, 3)
     limit = jnp.deg2rad(jnp.float32(config.max_rotation_deg))
     angle = jax.random.uniform(turn, (), minval=-limit, maxval=limit)
     log_scale = jnp.log(jnp.float32(config.max_scale))
     scales = jnp.exp(jax.random.uniform(scale, (2,), minval=-log_scale, maxval=log_scale))
+    limit = config.max_shift_frac
+    shift = jax.random.uniform(shift, (2,), minval=-limit, maxval=limit)
+
+    center, half = _center_and_half(segment_box)
+    view_center, view_half = _center_and_half(view_box)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    rotation = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
-    # The box spans two units of its coordinates.
-    shift_limit = 2 * config.max_shift_frac
-    offset = jax.random.uniform(shift, (2, 1), minval=-shift_limit, maxval=shift_limit)
-    return jnp.concatenate([rotation * scales, offset], axis=1)
+    linear = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])]) * scales
+    linear = linear * (view_half[None, :] / view_half[:, None])
+    pivot = (center - view_center) / view_half
+    moved = jnp.sum(linear * pivot, axis=1)
+    offset = pivot - moved + 2 * shift * half / view_half
+    return jnp.column_stack([linear, offset])
+
+
+def _center_and_half(box_yx):
+    """Centre and half sides (x, y) of a box, at least half a pixel."""
+    y0, x0, y1, x1 = box_yx.astype(jnp.float32)
+    half = jnp.maximum(jnp.stack([x1 - x0, y1 - y0]), 1.0) / 2
+    return jnp.stack([x0 + x1, y0 + y1]) / 2, half
 
 
 def _row_example(store: Store, row: int) -> dict[str, np.ndarray]:
     photo = store.row_photo[row]
     return {
         "photo": store.photo[photo],
-        "mask": store.component[photo] == store.row_component[row],
+        "mask": store.cut(np.asarray([row]))[0],
         "layout": store.layout[photo],
     }

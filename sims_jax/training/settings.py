@@ -1,0 +1,93 @@
+"""What a config says, read whole before anything is begun: a mistake is found at once."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from sims_jax.canvas.simulate import SimulationConfig
+from sims_jax.config import make
+from sims_jax.errors import InputError
+from sims_jax.labels import LabelSpace
+from sims_jax.training.loop import TrainConfig
+from sims_jax.training.tasks.transformer import DisturbanceConfig
+from sims_jax.types import BankSpec
+
+STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
+# The keys of a config, and of the parts that are no dataclass themselves.
+KEYS = {
+    "config": ("seed", "stages", "data", "canvas", "simulation", "pipeline", *STAGES),
+    "config.features": ("weights", "width_multiplier", "train"),
+    "config.transformer": ("net", "disturbance", "train"),
+    "config.ordering": ("net", "train"),
+    "config.densifier": ("net", "train"),
+    "config.synthesis": ("net", "segmentation_weight", "train"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BankConfig:
+    """What is stored of photos, and how donors are found.
+
+    Args:
+      image_size: (H, W).   grid: (h, w), of retrieval.
+      max_segments: of a layout.   min_area_frac: of the frame; smaller components are no segments.
+      donors: K, kept for each row.
+      near_frames: positions in a video within which frames count as near-copies.
+    """
+
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    max_segments: int
+    min_area_frac: float
+    donors: int
+    near_frames: int
+
+    def spec(self, labels: LabelSpace) -> BankSpec:
+        return BankSpec(labels, self.image_size, self.grid, self.max_segments, self.min_area_frac)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A config's parts that training alone needs; the model's are `model.make_networks`'."""
+
+    bank: BankConfig
+    simulation: SimulationConfig
+    disturbance: DisturbanceConfig
+    train: dict[str, TrainConfig]
+
+
+def read_settings(config: ConfigDict) -> Settings:
+    """Reads and checks a config.
+
+    Raises:
+      InputError: a key is unknown or missing, or a value cannot be.
+    """
+    for where, expected in KEYS.items():
+        part = config if where == "config" else config[where.removeprefix("config.")]
+        differing = sorted(set(expected) ^ set(part.keys()))
+        if differing:
+            state = "an unknown key" if differing[0] in part else "no key"
+            raise InputError(f"{where}: found {state} {differing[0]!r}, expected {expected}")
+    unknown = sorted(set(config.stages) - set(STAGES))
+    if unknown:
+        raise InputError(f"config.stages: found {unknown[0]!r}, expected some of {STAGES}")
+    disturbance = config.transformer.disturbance
+    return Settings(
+        bank=make(BankConfig, config.bank, "config.bank"),
+        simulation=make(SimulationConfig, config.simulation, "config.simulation"),
+        disturbance=make(DisturbanceConfig, disturbance, "config.transformer.disturbance"),
+        train={
+            stage: make(TrainConfig, config[stage].train, f"config.{stage}.train")
+            for stage in STAGES[1:]
+        },
+    )
+
+
+def check_batches(settings: Settings, stages: tuple[str, ...], devices: int) -> None:
+    """Raises InputError unless `devices` divide the batch of every stage that will run."""
+    for stage, train in settings.train.items():
+        if stage in stages and train.batch_size % devices:
+            raise InputError(
+                f"config.{stage}.train.batch_size: found {train.batch_size}, expected a multiple "
+                f"of the {devices} devices"
+            )
