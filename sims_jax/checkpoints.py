@@ -108,7 +108,7 @@ def restore_finished(folder: pathlib.Path):
             f"{folder}: found a damaged checkpoint ({str(error).splitlines()[0]}), expected a "
             "complete one; delete the folder and run train.py again"
         ) from error
-    if digest_params(params) != json.loads(done.read_text())["sha256"]:
+    if digest_params(params) != json.loads(done.read_text()).get("sha256"):
         raise InputError(
             f"{folder}: found parameters of another digest than {done} names, expected those that "
             "were saved; delete the folder and run train.py again"

@@ -29,6 +29,8 @@ jaxtyping.install_import_hook([f"sims_jax.{module}" for module in CHECKED], "bea
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Nearly all of the suite's time is compilation of programs that run once.
+jax.config.update("jax_disable_most_optimizations", True)
 
 CAMVID_ROOT = pathlib.Path(__file__).parents[2] / "shared" / "data" / "camvid"
 

@@ -262,7 +262,7 @@ def pool_numpy(x, combine):
     """3x3 windows with stride 2, SAME, over the pixels inside the frame only."""
     height, width = x.shape[1:3]
     out = [-(-size // 2) for size in (height, width)]
-    before = [(2 * (o - 1) + 3 - size) // 2 for o, size in zip(out, (height, width))]
+    before = [(2 * (o - 1) + 3 - size) // 2 for o, size in zip(out, (height, width), strict=True)]
     result = np.zeros((x.shape[0], *out, x.shape[3]), np.float32)
     for i in range(out[0]):
         for j in range(out[1]):

@@ -39,6 +39,10 @@ def test_command(command):
         assert known.workdir and known.layout and known.out
 
 
+def test_no_blank_is_left():
+    assert not re.findall(r"@[A-Z_]+@", README)
+
+
 @pytest.mark.parametrize("name", ["quickstart", "camvid", "cityscapes"])
 def test_configs_describe_networks(name):
     from sims_jax.labels import CAMVID

@@ -22,7 +22,7 @@ def example(seed=0):
     rng = np.random.default_rng(seed)
     component = np.repeat(np.repeat(rng.integers(-1, 3, (5, 6)), 4, 0), 4, 1).astype(np.int32)
     mask = rng.random((3, *SIZE)) < 0.7
-    affine = np.stack([IDENTITY, IDENTITY + [[0, 0, 3], [0, 0, -2]], 1.3 * IDENTITY])
+    affine = np.stack([IDENTITY, IDENTITY + np.array([[0, 0, 3], [0, 0, -2]]), 1.3 * IDENTITY])
     colors = rng.normal(size=(4, 3, 40, 3)) * 0.1
     cov = np.einsum("snij,snik->snjk", colors, colors) / 40
     donors = Donors(
@@ -64,7 +64,7 @@ def test_stencil_equals_a_slow_twin():
 
 
 def test_what_is_present_is_the_photo():
-    photo, component, layout, donors, _ = example()
+    photo, component, *_ = example()
     canvas = run(jax.random.key(0))
     present = np.asarray(canvas.mask) > 0
     assert present.any() and not present.all()

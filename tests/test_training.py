@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from sims_jax.checkpoints import Checkpoints
+from sims_jax.checkpoints import Checkpoints, restore_finished
 from sims_jax.errors import InputError
 from sims_jax.training.loop import TrainConfig, train
 from sims_jax.training.run import STAGES, Run
@@ -148,12 +148,12 @@ def test_killed_and_started_again_finishes(tiny_config, tmp_path):
     values = tiny_config.to_json()
     config.write_text(
         "import json\nfrom ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict(json.loads('''{values}'''))\n"
+        f"def get_config():\n    config = ConfigDict(json.loads('''{values}'''))\n"
+        "    config.stages = ('bank', 'features')\n    return config\n"
     )
     workdir = tmp_path / "killed"
-    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}",
-               "--config.stages=('bank', 'features')"]  # fmt: skip
-    environment = os.environ | {"XLA_FLAGS": ""}
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     metrics = workdir / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
@@ -166,3 +166,58 @@ def test_killed_and_started_again_finishes(tiny_config, tmp_path):
     assert (workdir / "features" / "done.json").exists()
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps[:4] == [1, 2, 3, 4]
+
+
+def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
+    import shutil
+
+    folder = tmp_path / "synthesis"
+    shutil.copytree(finished[0] / "synthesis", folder)
+    assert restore_finished(folder)
+    files = sorted(
+        (folder / "4" / "ema").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
+    )
+    largest = files[-1]
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.raises(InputError, match="synthesis"):
+        restore_finished(folder)
+    largest.unlink()
+    with pytest.raises(InputError, match="synthesis"):
+        restore_finished(folder)
+    (folder / "done.json").unlink()
+    with pytest.raises(InputError, match=r"done\.json: not found"):
+        restore_finished(folder)
+
+
+def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data = {"name": "folder", "root": str(tmp_path / "nowhere")}
+    with pytest.raises(InputError, match="nowhere"):
+        Run(config, tmp_path / "run").run()
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("synthesis.train.warmup_steps", 4, "warmup_steps"),
+        ("features.train.log_every", 0, "log_every"),
+        ("transformer.train.batch_size", 12, "8 devices"),
+        ("simulation.lost_share", 0.5, "lost_share"),
+        ("bank.grids", 3, "grids"),
+    ],
+)
+def test_config_mistakes_are_found_at_once(tiny_config, tmp_path, key, value, message):
+    config = tiny_config.copy_and_resolve_references()
+    *parts, last = key.split(".")
+    with config.unlocked():
+        node = config
+        for part in parts:
+            node = node[part]
+        node[last] = value
+    with pytest.raises(InputError, match=message):
+        Run(config, tmp_path / "run").run()
+    assert not (tmp_path / "run" / "config.json").exists()
