@@ -81,19 +81,13 @@ def tiny_stores(tiny_config, tmp_path_factory):
     """(bank, held-out bank) of ten and four small scenes."""
     from sims_jax.bank.build import build_bank
     from sims_jax.bank.store import open_bank
+    from sims_jax.config import make
     from sims_jax.data.source import open_dataset
-    from sims_jax.types import BankSpec
+    from sims_jax.training.settings import BankConfig
 
     folder = tmp_path_factory.mktemp("stores")
     dataset = open_dataset(tiny_config.data, folder / "data")
-    bank = tiny_config.bank
-    spec = BankSpec(
-        dataset.labels,
-        tuple(bank.image_size),
-        tuple(bank.grid),
-        bank.max_segments,
-        bank.min_area_frac,
-    )
+    spec = make(BankConfig, tiny_config.bank, "config.bank").spec(dataset.labels)
     for split, source in dataset.splits.items():
         build_bank(source, spec, folder / split, source_name=split, licence=dataset.licence)
     return open_bank(folder / "train"), open_bank(folder / "val")

@@ -16,10 +16,11 @@ from sims_jax.bank.store import open_bank, to_device
 from sims_jax.canvas.compose import elide, paste
 from sims_jax.canvas.order import rank_by_prior
 from sims_jax.canvas.simulate import SimulationConfig, simulate
+from sims_jax.config import make
 from sims_jax.data.source import open_dataset
 from sims_jax.model import make_networks
+from sims_jax.training.settings import BankConfig
 from sims_jax.training.tasks.synthesis import DonorTable, draw_donors, photo_example
-from sims_jax.types import BankSpec
 
 PHOTOS, HELDOUT = 60, 16
 POINTS = 0.05
@@ -36,14 +37,7 @@ def canvases(camvid_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alike")
     dataset = open_dataset({"name": "camvid", "root": str(camvid_root)}, folder / "data")
     networks = make_networks(config, dataset.labels)
-    bank = config.bank
-    spec = BankSpec(
-        dataset.labels,
-        tuple(bank.image_size),
-        tuple(bank.grid),
-        bank.max_segments,
-        bank.min_area_frac,
-    )
+    spec = make(BankConfig, config.bank, "config.bank").spec(dataset.labels)
     stores = []
     for split, count in (("train", PHOTOS), ("val", HELDOUT)):
         source = dataset.splits[split]

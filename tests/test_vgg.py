@@ -13,10 +13,22 @@ from sims_jax.errors import InputError
 from sims_jax.nets import vgg
 
 SHRINK = 16  # the test's weight files are this many times narrower than VGG-19
-LAYERS = (
-    "block1_conv1 block1_conv2 block2_conv1 block2_conv2 block3_conv1 block3_conv2 block3_conv3 "
-    "block3_conv4 block4_conv1 block4_conv2 block4_conv3 block4_conv4 block5_conv1 block5_conv2"
-).split()
+LAYERS = [
+    "block1_conv1",
+    "block1_conv2",
+    "block2_conv1",
+    "block2_conv2",
+    "block3_conv1",
+    "block3_conv2",
+    "block3_conv3",
+    "block3_conv4",
+    "block4_conv1",
+    "block4_conv2",
+    "block4_conv3",
+    "block4_conv4",
+    "block5_conv1",
+    "block5_conv2",
+]
 CHANNELS = (64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
 
