@@ -2,7 +2,7 @@
 
 Command:   make demo; with your own photos (README.md) --config=configs/quickstart.py:FOLDER
 Hardware:  two CPU cores, 3 GiB
-Time:      about 7 minutes
+Time:      about 8 minutes, installation included
 Expected:  runs/quickstart/report.json as in README.md, "First result";
            runs/quickstart/sheet.png with layout | canvas | photo | real
 """
@@ -58,11 +58,11 @@ def get_config(folder: str = "") -> ConfigDict:
                 transfer_share=0.8, transfer_least=0.0, missing_share=0.1, empty_share=0.1
             ),
             pipeline=dict(candidates=8, max_pairs=64, chunk=16),
-            features=dict(weights="", width_multiplier=0.25, train=train(250, 8, 1e-3)),
+            features=dict(weights="", width_multiplier=0.25, train=train(200, 8, 1e-3)),
             transformer=dict(
                 net=dict(widths=(16, 32, 64, 64), convs=(1, 1, 1, 1), box_size=(32, 64)),
                 disturbance=dict(max_scale=1.2, max_shift_frac=0.1, max_rotation_deg=5.0),
-                train=train(500, 32, 2e-3),
+                train=train(350, 32, 2e-3),
             ),
             ordering=dict(
                 net=dict(
@@ -73,17 +73,17 @@ def get_config(folder: str = "") -> ConfigDict:
                     dropout=0.2,
                     box_size=(32, 64),
                 ),
-                train=train(800, 32, 2e-3),
+                train=train(700, 32, 2e-3),
             ),
-            densifier=dict(net=dict(widths=(64, 64, 48, 32, 16)), train=train(200, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(64, 64, 48, 32, 16)), train=train(280, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
-                    encoder_widths=(24, 32, 48, 64),
+                    encoder_widths=(16, 32, 48, 64),
                     encoder_convs=(1, 1, 1, 1),
-                    decoder_widths=(64, 64, 64, 48, 32),
+                    decoder_widths=(64, 64, 64, 32, 24),
                 ),
                 segmentation_weight=0.1,
-                train=train(500, 4, 2e-3),
+                train=train(420, 4, 2e-3),
             ),
         )
     )
