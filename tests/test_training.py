@@ -182,7 +182,8 @@ def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
     )
     largest = files[-1]
     data = bytearray(largest.read_bytes())
-    data[len(data) // 2] ^= 1
+    for position in range(0, len(data), 997):  # some bytes of the file are never read
+        data[position] ^= 1
     largest.write_bytes(data)
     with pytest.raises(InputError, match="synthesis"):
         restore_finished(folder)
