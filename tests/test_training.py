@@ -1,9 +1,9 @@
 """Training runs: all stages, killed and continued, on eight devices, and what stops them."""
 
-import gc
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,31 +169,33 @@ def test_killed_and_started_again_finishes(tiny_config, tmp_path):
     assert steps[:4] == [1, 2, 3, 4]
 
 
-# A load that fails leaves coroutines of orbax behind, which complain when they are collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
-    import shutil
-
     folder = tmp_path / "synthesis"
     shutil.copytree(finished[0] / "synthesis", folder)
-    assert restore_finished(folder)
-    files = sorted(
-        (folder / "4" / "ema").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
-    )
-    largest = files[-1]
+    assert restore_elsewhere(folder) == ""
+    files = [path for path in (folder / "4" / "ema").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
     for position in range(0, len(data), 997):  # some bytes of the file are never read
         data[position] ^= 1
     largest.write_bytes(data)
-    with pytest.raises(InputError, match="synthesis"):
-        restore_finished(folder)
+    assert f"InputError: {folder}" in restore_elsewhere(folder)
     largest.unlink()
-    with pytest.raises(InputError, match="synthesis"):
-        restore_finished(folder)
+    assert f"InputError: {folder}" in restore_elsewhere(folder)
     (folder / "done.json").unlink()
     with pytest.raises(InputError, match=r"done\.json: not found"):
         restore_finished(folder)
-    gc.collect()
+
+
+def restore_elsewhere(folder) -> str:
+    """What a process that restores `folder` has to complain of.
+
+    In a process of its own, for a load that fails leaves coroutines of orbax behind.
+    """
+    code = "import pathlib, sys; from sims_jax.checkpoints import restore_finished; "
+    code += "restore_finished(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
 def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
