@@ -2,7 +2,7 @@
 
 Command:   python train.py --config=configs/cityscapes.py --workdir=runs/cityscapes \
                --config.data.root=FOLDER
-Hardware:  one GPU with 24 GiB, or several with a larger batch
+Hardware:  one GPU, or several with a larger batch
 Time:      days; not run here: its parameters are held against the paper's by the tests
 Expected:  the paper's figures need its VGG-19: `--config.features.weights=FILE`
 

@@ -1,8 +1,8 @@
 """A first look: every network, small, on procedural street scenes.
 
 Command:   make demo; with your own photos (README.md) --config=configs/quickstart.py:FOLDER
-Hardware:  two CPU cores, 3 GiB
-Time:      eight to ten minutes, installation included
+Hardware:  two CPU cores
+Time:      about ten minutes, installation included
 Expected:  runs/quickstart/report.json as in README.md, "First result";
            runs/quickstart/sheet.png with layout | canvas | photo | real
 """

@@ -60,3 +60,17 @@ def test_every_config_says_how_to_run_it():
     for path in sorted((ROOT / "configs").glob("*.py")):
         for word in ("Command:", "Hardware:", "Time:", "Expected:"):
             assert word in path.read_text(), path
+
+
+def test_cityscapes_has_the_papers_networks():
+    """The defaults, whose parameters test_nets.py holds against the paper's."""
+    from sims_jax.labels import CITYSCAPES
+    from sims_jax.model import make_networks
+    from sims_jax.nets.ordering import OrderingConfig
+    from sims_jax.nets.synthesis import SynthesisConfig
+    from sims_jax.nets.transformer import TransformerConfig
+
+    networks = make_networks(load_config("cityscapes"), CITYSCAPES)
+    assert networks.transformer == TransformerConfig(box_size=None)
+    assert networks.ordering == OrderingConfig(box_size=None)
+    assert networks.synthesis == SynthesisConfig()

@@ -27,7 +27,7 @@ from sims_jax.ops.affine import (
 
 # A segment fills its box; a margin lets the network see what the segment must meet.
 BOX_MARGIN_FRAC = 0.125  # of its side on each side, as retrieval's context: SIMS, Sec. 4
-MIN_GAIN = 0.02  # of overlap; chosen on CamVid, where smaller gains cost more sharpness than fit
+MIN_GAIN = 0.02  # of overlap; a guess, not measured
 
 
 def attention_box(

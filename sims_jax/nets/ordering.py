@@ -18,8 +18,7 @@ class OrderingConfig:
     Args:
       widths: channels of each group of 3x3 convolutions.
       convs: convolutions of each group.
-      final_pool: the head sees the mean over space (the paper's). A small network learns which of
-        two segments reaches lower only where it sees all positions.
+      final_pool: the head sees the mean over space (the paper's), or else all positions.
       hidden: channels of the 1x1 convolution after the trunk.
       dropout: rate of dropout after it.
       box_size: (h, w) that the pair's enlarged box is resampled to; None for the full frame.
