@@ -91,7 +91,7 @@ def small() -> ConfigDict:
                     decoder_widths=(128, 128, 128, 96, 48, 24),
                 ),
                 segmentation_weight=0.1,
-                train=train(1200, 4, 2e-3),
+                train=train(2400, 4, 2e-3),
             ),
         )
     )

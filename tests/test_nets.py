@@ -9,7 +9,7 @@ from sims_jax.labels import VOID
 from sims_jax.nets import layers
 from sims_jax.nets.densifier import Densifier, DensifierConfig
 from sims_jax.nets.ordering import Ordering, OrderingConfig
-from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
+from sims_jax.nets.synthesis import Synthesis, SynthesisConfig, fill_canvas
 from sims_jax.nets.transformer import Transformer, TransformerConfig
 
 PAPER_CLASSES = 19
@@ -88,7 +88,7 @@ def count_conv_macs(jaxpr):
 
 def test_synthesis_has_the_papers_size():
     net, variables, inputs = paper_net("synthesis", (256, 512))
-    assert count_parameters(variables) == 55_671_319 + 12  # 55.67 M, and the head's canvas
+    assert count_parameters(variables) == 55_671_319  # 55.67 M
     gmac = count_conv_macs(jax.make_jaxpr(net.apply)(variables, *inputs).jaxpr) / 1e9
     assert gmac == pytest.approx(330.5, abs=0.5)  # sims.md: 331, heads included
     full_size = 2 * 9 * 256 * 512 * 256 * (24 + 256 + 256) / 2 / 1e9
@@ -108,7 +108,7 @@ def test_synthesis_parameter_shapes():
         assert block["norm_0"] == {"scale": (width,), "bias": (width,)}
     assert shapes["encoder_0"]["conv_0"] == {"kernel": (3, 3, inputs, 64)}
     assert [len(shapes[f"encoder_{index}"]) // 2 for index in range(6)] == [2, 2, 3, 3, 3, 3]
-    assert shapes["photo"] == {"kernel": (256 + 4, 3), "bias": (3,)}
+    assert shapes["photo"] == {"kernel": (256, 3), "bias": (3,)}
     assert shapes["segmentation"] == {"kernel": (256, 20), "bias": (20,)}
 
 
@@ -226,16 +226,43 @@ def test_untrained_transformer_is_the_identity():
     np.testing.assert_array_equal(theta, np.tile(np.eye(2, 3, dtype=np.float32), (2, 1, 1)))
 
 
-def test_head_can_keep_the_canvas():
-    net, variables, inputs = make_net("synthesis")
-    kernel = jnp.zeros((SMALL_SYNTHESIS.decoder_widths[-1] + 4, 3)).at[-4:-1].set(jnp.eye(3))
-    variables["params"]["photo"] = {"kernel": kernel, "bias": jnp.zeros(3)}
-    photo = jax.jit(net.apply)(variables, *inputs).photo
-    np.testing.assert_array_equal(photo, inputs[1] * inputs[2][..., None])
+def test_untouched_the_photo_is_the_filled_canvas():
+    net, variables, (onehot, rgb, mask) = make_net("synthesis")
+    variables["params"]["photo"] = jax.tree.map(jnp.zeros_like, variables["params"]["photo"])
+    photo = jax.jit(net.apply)(variables, onehot, rgb, mask).photo
+    np.testing.assert_array_equal(photo, fill_canvas(rgb, mask, onehot))
+
+
+def test_holes_take_the_colour_of_their_own_class():
+    """Sky on the left with a blue patch, road on the right with a grey one, and an unseen car."""
+    layout = np.zeros((1, 32, 48), np.uint8)
+    layout[:, :, 24:] = 1
+    layout[:, 10:20, 30:40] = 2
+    mask = np.zeros((1, 32, 48), np.float32)
+    mask[:, 4:8, 4:8] = mask[:, 26:30, 40:46] = 1
+    blue, grey = np.array([0.2, 0.4, 0.9], np.float32), np.array([0.5, 0.5, 0.5], np.float32)
+    rgb = np.where(layout[..., None] == 0, blue, grey) * mask[..., None]
+    onehot = layers.one_hot_layout(jnp.asarray(layout), CLASSES)
+    filled = np.asarray(jax.jit(fill_canvas)(rgb, mask, onehot))
+    np.testing.assert_allclose(filled[layout == 0], np.tile(blue, (24 * 32, 1)), atol=1e-5)
+    np.testing.assert_allclose(filled[layout == 1], np.tile(grey, (668, 1)), atol=1e-5)
+    car = filled[layout == 2]
+    assert (car >= np.minimum(blue, grey) - 1e-5).all()
+    assert (car <= np.maximum(blue, grey) + 1e-5).all()
+    np.testing.assert_array_equal(filled[mask > 0], rgb[mask > 0])
+
+
+def test_of_an_empty_canvas_nothing_is_filled_in():
+    onehot, rgb, mask = make_inputs("synthesis", 2, (9, 12))
+    mask = jnp.zeros_like(mask)
+    filled, gradient = jax.jit(jax.value_and_grad(lambda x: fill_canvas(x, mask, onehot).sum()))(rgb)
+    assert float(filled) == 0
+    assert np.isfinite(np.asarray(gradient)).all()
 
 
 def test_canvas_and_layout_reach_distant_pixels():
     net, variables, inputs = make_net("synthesis", size=(16, 16), batch=1)
+    inputs = (*inputs[:2], jnp.ones_like(inputs[2]))  # of what is masked no colour is read
 
     def pixel(onehot, canvas, mask):
         return net.apply(variables, onehot, canvas, mask).photo[0, 8, 8].sum()

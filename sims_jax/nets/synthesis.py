@@ -17,6 +17,9 @@ from sims_jax.nets.layers import (
 )
 
 CONVS_A_SCALE = 2  # of the decoder: SIMS, Sec. 6
+FILL_SCALES = 7  # halvings: pixels up to about 2^7 apart fill each other's holes
+FULL_COVER = 0.25  # of a window: from here on its own pixels alone give its colour
+LEAST_COVER = 1e-6  # of a window: less than one pixel of the largest frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,39 @@ class SynthesisConfig:
             )
 
 
+def fill_canvas(
+    canvas_rgb: Float[Array, "B H W 3"],
+    canvas_mask: Float[Array, "B H W"],
+    layout_onehot: Float[Array, "B H W channels"],
+) -> Float[Array, "B H W 3"]:
+    """The canvas with colour in its holes: what lies nearby in the same class, or else in any.
+
+    Pull-push: pixels are averaged to coarser and coarser scales, one field of colour a class, and
+    from the coarsest on each scale overrules what it inherits as far as it has pixels of its own.
+    Of an empty canvas it makes black. Differentiable in `canvas_rgb`.
+
+    Source: Gortler et al., "The Lumigraph", 1996, Sec. 3.4.
+    """
+    mask = canvas_mask[..., None]
+    weight = jnp.concatenate([layout_onehot * mask, mask], axis=-1)  # the last: of any class
+    color = jnp.concatenate([canvas_rgb, jnp.ones_like(mask)], axis=-1)
+    # Colours times weight, and weight: sums of these are means of what was seen, and how much.
+    fields = weight[..., None] * color[..., None, :]
+    batch, height, width, count, _ = fields.shape
+    pyramid = input_pyramid(fields.reshape(batch, height, width, -1), FILL_SCALES + 1)
+    seen = [jnp.repeat(pulled[..., 3::4], 4, axis=-1) for pulled in pyramid]
+    filled = pyramid[-1] / jnp.maximum(seen[-1], LEAST_COVER)
+    for pulled, cover in zip(pyramid[-2:0:-1], seen[-2:0:-1], strict=True):
+        own = jnp.minimum(cover / FULL_COVER, 1.0)
+        inherited = upsample(filled, pulled.shape[1:3])
+        filled = own * pulled / jnp.maximum(cover, LEAST_COVER) + (1.0 - own) * inherited
+    filled = upsample(filled, (height, width)).reshape(batch, height, width, count, 4)
+    pushed = jnp.sum(layout_onehot[..., None] * filled[..., :-1, :], axis=-2)
+    pushed += (1.0 - pushed[..., 3:]) * filled[..., -1, :]
+    pushed = pushed[..., :3] / jnp.maximum(pushed[..., 3:], LEAST_COVER)
+    return mask * canvas_rgb + (1.0 - mask) * pushed
+
+
 @struct.dataclass
 class SynthesisOutput:
     """What f makes of a canvas; the segmentation is an auxiliary target of training."""
@@ -57,9 +93,9 @@ class Synthesis(nn.Module):
     features = block(concat(resized input, encoder features, upsampled features)).
 
     Source: SIMS, Sec. 6 and official code; this wiring has their 55.67 M parameters.
-    Differs: the head also reads the canvas and its mask (12 parameters), so that keeping real
-    pixels is one linear step. The photo is not squashed, so that no gradient vanishes: callers
-    clip it outside of training.
+    Differs: the network reads the canvas with colour in its holes and says what to add to it, so
+    that real pixels are kept, and no area is left to find its colour by itself. The photo is not
+    squashed, so that no gradient vanishes: callers clip it outside of training.
     """
 
     config: SynthesisConfig
@@ -81,14 +117,13 @@ class Synthesis(nn.Module):
           canvas_mask: 1 where a segment gave the pixel.
         """
         check_layout_channels(layout_onehot, self.num_classes)
-        canvas = jnp.concatenate([canvas_rgb, canvas_mask[..., None]], axis=-1)
-        inputs = jnp.concatenate([layout_onehot, canvas], axis=-1).astype(self.dtype)
+        canvas_rgb, canvas_mask = (x.astype(jnp.float32) for x in (canvas_rgb, canvas_mask))
+        filled = fill_canvas(canvas_rgb, canvas_mask, layout_onehot)
+        inputs = jnp.concatenate([layout_onehot, filled, canvas_mask[..., None]], axis=-1)
+        inputs = inputs.astype(self.dtype)
         features = self._decode(inputs, self._encode(inputs)).astype(jnp.float32)
-        present = canvas_mask[..., None].astype(jnp.float32)
-        kept = canvas_rgb.astype(jnp.float32) * present
-        head = nn.Dense(3, name="photo")
         return SynthesisOutput(
-            photo=head(jnp.concatenate([features, kept, present], axis=-1)),
+            photo=filled + nn.Dense(3, name="photo")(features),
             segmentation_logits=nn.Dense(self.num_classes + 1, name="segmentation")(features),
         )
 
