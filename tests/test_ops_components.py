@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from sims_jax.ops import components
 from sims_jax.ops.components import (
     component_boxes,
     join_across,
@@ -70,9 +71,45 @@ def serpentine(height, width):
     return path
 
 
+def spiral(height, width):
+    """A path one pixel wide that winds inwards from the upper left corner."""
+    path = np.zeros((height + 4, width + 4), np.int32)  # two pixels of border, taken off below
+    y, x, dy, dx = 2, 2, 0, 1
+    path[[0, 1, -2, -1]] = path[:, [0, 1, -2, -1]] = 2
+    path[y, x] = 1
+    turns = 0
+    while turns < 2:
+        free = path[y + dy, x + dx] == 0 and path[y + 2 * dy, x + 2 * dx] != 1
+        if free:
+            y, x, turns = y + dy, x + dx, 0
+            path[y, x] = 1
+        else:
+            dy, dx, turns = dx, -dy, turns + 1
+    return path[2:-2, 2:-2]
+
+
+def hard_cases():
+    """Long paths, and many meetings of trees; all of one size."""
+    shape = 64, 96
+    y, x = np.indices(shape)
+    rng = np.random.default_rng(0)
+    cases = {
+        "spiral": spiral(*shape),
+        "serpentine": serpentine(*shape),
+        "upright serpentine": serpentine(*shape[::-1]).T,
+        "checkerboard": (y + x) % 2,
+        "diagonals": (y + x) % 3,
+        "combs": np.where(y < 32, x % 2, 1),
+        "zigzag": (y + np.abs(x % 16 - 8)) % 4 // 2,
+    }
+    for density in (0.3, 0.4, 0.5, 0.7):
+        cases[f"noise {density}"] = rng.random(shape) < density
+    return {name: np.array(case, np.int32) for name, case in cases.items()}
+
+
 def random_cases():
     rng = np.random.default_rng(0)
-    shapes = [(1, 1), (1, 9), (9, 1), (40, 31)]
+    shapes = [(1, 1), (1, 9), (9, 1), (2, 150), (150, 2), (40, 31)]
     cases = [rng.integers(0, count, shape) for shape in shapes for count in (2, 3, 6)]
     return [case.astype(np.int32) for case in cases]
 
@@ -93,14 +130,26 @@ def test_label_serpentine(transpose):
     np.testing.assert_array_equal(roots, np.where(path > 0, 0, path.size))
 
 
+@pytest.mark.parametrize("name", hard_cases())
+def test_label_hard_cases(name):
+    for values in (hard_cases()[name], hard_cases()[name][::-1, ::-1], hard_cases()[name][:, ::-1]):
+        mask = np.ones(values.shape, bool)
+        roots = label(jnp.asarray(values), jnp.asarray(mask))
+        np.testing.assert_array_equal(roots, label_slowly(values, mask))
+
+
+def test_label_joins_batch_after_batch(monkeypatch):
+    monkeypatch.setattr(components, "_BATCH", 8)
+    values = hard_cases()["noise 0.5"]  # 831 meetings
+    mask = values >= 0
+    roots = jax.jit(lambda *arrays: label_components(*arrays))(values, mask)
+    np.testing.assert_array_equal(roots, label_slowly(values, mask))
+
+
 def test_label_needs_few_rounds():
     """Rounds of the loop on a path of 65,000 pixels, counted through a callback."""
     path = serpentine(256, 512)
     rounds = []
-
-    def count_round(values):
-        rounds.append(0)
-        return values
 
     def counted_loop(condition, body, start):
         def counted(state):
@@ -120,6 +169,18 @@ def test_label_needs_few_rounds():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("kind_count", [2, 9])
 def test_join_is_the_slow_one(seed, kind_count):
+    check_join(seed, kind_count, join)
+
+
+def test_join_of_more_than_a_batch(monkeypatch):
+    """All contacts are joined at once even where they are more than `_BATCH`."""
+    monkeypatch.setattr(components, "_BATCH", 8)
+    join_many = jax.jit(lambda *arrays: join_across(*arrays))
+    for seed in range(6):
+        check_join(seed, 9, join_many)
+
+
+def check_join(seed, kind_count, join):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, kind_count, (9, 12)).astype(np.int32)
     values = np.kron(coarse, np.ones((3, 3), np.int32))

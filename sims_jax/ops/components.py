@@ -1,10 +1,13 @@
 """Regions of label maps: connected components, 8-connected, under jit.
 
 A component is known by its root, the raster index y * W + x of its first pixel; pixels of no
-component carry H * W. Pixels are a forest of parent pointers that starts as one tree a pixel.
-Every round hooks each tree under the smallest root seen by one of its pixels' neighbours and then
-halves the paths (pointer jumping), so a serpentine takes about as many rounds as the logarithm of
-its length. Source: Zhang, Azad and Hu, "FastSV", 2020.
+component carry H * W. Every pixel points to a neighbour before it, and pointer jumping takes this
+forest to its roots in the logarithm of H + W rounds. Where two of its trees meet is known from a
+pixel's neighbours alone and is rare: these few pairs are gathered and joined by hooking tops under
+smaller ones, again in a logarithm of rounds, so that a serpentine is no harder than a street.
+
+Source: Wu, Otoo and Suzuki, "Optimizing two-pass connected-component labeling algorithms", 2009
+(which neighbours can be of two trees); Zhang, Azad and Hu, "FastSV", 2020 (the hooking).
 """
 
 import math
@@ -13,6 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Integer, UInt32
 
+from sims_jax.ops.bits import WORD_BITS, pack_bits
+
+# Pairs joined at once: at 256 x 512 pixels no CamVid layout has more, and joining so many takes
+# about as long as one pass over the pixels.
+_BATCH = 1024
+_LANES = 4  # separate copies of a table, so that a write need not wait for the one before
 # Odd multipliers of 32-bit integer hashing (Murmur3's finalizer and the golden ratio); any odd
 # numbers give a right answer, these spread the keys so that few rounds are needed.
 _HASH_MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35, 0x9E3779B9)
@@ -37,28 +46,39 @@ def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) ->
     """
     height, width = values.shape
     count = height * width
-    inside = jnp.pad(mask, 1)
-    padded_values = jnp.pad(values, 1)
-    linked = [
-        mask & _shift(inside, step) & (values == _shift(padded_values, step))
-        for step in _neighbour_steps()
-    ]
+    # The barrier keeps XLA from padding anew, pixel by pixel, wherever a neighbour is read.
+    inside, padded = jax.lax.optimization_barrier((jnp.pad(mask, 1), jnp.pad(values, 1)))
+    left, up_left, up, up_right = (
+        mask & _shift(inside, step) & (values == _shift(padded, step))
+        for step in ((0, -1), (-1, -1), (-1, 0), (-1, 1))
+    )
+    back = jnp.where(up_right, width - 1, 0)
+    for link, pixels in ((left, 1), (up_left, width + 1), (up, width)):
+        back = jnp.where(link, pixels, back)
+    parent = jnp.arange(count, dtype=jnp.int32).reshape(height, width) - back
+    # A path goes up less than H times, each time right by one column at most, and else left:
+    # it is shorter than W + 2 H.
+    jumps = math.ceil(math.log2(width + 2 * height))
+    root = jax.lax.fori_loop(0, jumps, lambda _, node: node.reshape(-1)[node], parent)
+    # Left, upper left and upper one are neighbours of each other, as are upper and upper right
+    # one: only here can a pixel be what two trees have in common.
+    meets = up_right & ~up & (up_left | left)
 
-    def hook(state):
-        parent, _ = state
-        grand = parent[parent]
-        padded = jnp.pad(grand.reshape(height, width), 1)
-        lowest = grand.reshape(height, width)
-        for step, link in zip(_neighbour_steps(), linked, strict=True):
-            lowest = jnp.where(link, jnp.minimum(lowest, _shift(padded, step)), lowest)
-        lowest = lowest.reshape(-1)
-        hooked = jnp.minimum(parent, lowest).at[parent].min(lowest, mode="promise_in_bounds")
-        hooked = hooked[hooked]
-        return hooked, jnp.any(hooked != parent)
+    def find_apart(root):
+        differs = root[1:, :-1] != root[:-1, 1:]
+        return meets & jnp.pad(differs, ((1, 0), (0, 1)))
 
-    start = jnp.arange(count, dtype=jnp.int32)
-    parent, _ = jax.lax.while_loop(lambda state: state[1], hook, (start, jnp.any(mask)))
-    return jnp.where(mask, parent.reshape(height, width), jnp.int32(count))
+    def join_some(state):
+        root, apart = state
+        pixel = _find(apart.reshape(-1), _BATCH)
+        upper_right = jnp.where(pixel < count, pixel - (width - 1), pixel)
+        nodes = root.reshape(-1)
+        root = _join_pairs(nodes, nodes[pixel], nodes[upper_right])[root]
+        return root, find_apart(root)
+
+    state = (root, find_apart(root))
+    root, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), join_some, state)
+    return jnp.where(mask, root, jnp.int32(count))
 
 
 def join_across(
@@ -77,8 +97,7 @@ def join_across(
     Returns:
       int32, the smallest root among the joined components; H * W where `roots` says so.
     """
-    height, width = roots.shape
-    count = height * width
+    count = roots.size
     bridge_roots = label_components(jnp.zeros_like(roots), bridges)
     # The bridge pixels of a 2x2 block are neighbours, so a block has one bridge at most, and the
     # four blocks around a pixel show every bridge it touches.
@@ -86,12 +105,22 @@ def join_across(
     rows = jnp.minimum(padded[:-1], padded[1:])
     blocks = jnp.minimum(rows[:, :-1], rows[:, 1:])
     corners = (blocks[:-1, :-1], blocks[:-1, 1:], blocks[1:, :-1], blocks[1:, 1:])
-    bridge = jnp.stack(corners).reshape(-1)
-    kind = jnp.tile(kinds.astype(jnp.int32).reshape(-1), len(corners))
-    member = jnp.tile(roots.reshape(-1), len(corners))
-    group = _group_equal(bridge, kind, (bridge < count) & (member < count))
-    parent = _join_groups(member, group, count)
-    return _take(parent, roots.reshape(-1)).reshape(height, width)
+    contact = [_is_new_contact(one, roots, corners[:i]) for i, one in enumerate(corners)]
+    contact, bridge = (jnp.stack(maps).reshape(-1) for maps in (contact, corners))
+
+    def join(entry):
+        pixel = entry % count
+        member, kind = roots.reshape(-1)[pixel], kinds.reshape(-1)[pixel]
+        first = _find_first(bridge[entry], kind.astype(jnp.int32), entry < contact.size)
+        return _join_pairs(jnp.arange(count + 1, dtype=jnp.int32), member, member[first])
+
+    # Unlike pairs, contacts are joined all at once, as any two may be of one bridge and kind.
+    parent = jax.lax.cond(
+        jnp.sum(contact, dtype=jnp.int32) <= _BATCH,
+        lambda: join(_find(contact, _BATCH)),
+        lambda: join(jnp.where(contact, jnp.arange(contact.size, dtype=jnp.int32), contact.size)),
+    )
+    return parent[roots]
 
 
 def rank_components(
@@ -117,19 +146,23 @@ def rank_components(
         raise ValueError(f"the frame has {count} pixels, expected at most {_MAX_PIXELS}")
     area = jnp.zeros(count + 1, jnp.int32).at[roots.reshape(-1)].add(1)[:count]
     eligible = (area >= min_area_px) & (area > 0)
-    # XLA's fast top_k is the one for float32, exact for areas up to _MAX_PIXELS.
-    rank_by = jnp.where(eligible, area, 0).astype(jnp.float32)
-    kept_area, kept_root = jax.lax.top_k(rank_by, min(max_components, count))
-    missing = (0, max_components - kept_root.shape[0])
-    kept_root = jnp.where(kept_area > 0, kept_root, jnp.int32(count))
-    first = jnp.sort(jnp.pad(kept_root, missing, constant_values=count))
+    found = jnp.sum(eligible, dtype=jnp.int32)
+
+    def find_largest():
+        # XLA's fast top_k is the one for float32, exact for areas up to _MAX_PIXELS.
+        rank_by = jnp.where(eligible, area, 0).astype(jnp.float32)
+        root = jax.lax.top_k(rank_by, min(max_components, count))[1]
+        return jnp.sort(jnp.pad(root, (0, max_components - root.size), constant_values=count))
+
+    first = jax.lax.cond(
+        found > max_components, find_largest, lambda: _find(eligible, max_components)
+    )
     kept = first < count
     number = jnp.where(kept, jnp.arange(max_components, dtype=jnp.int32), -1)
     # Unused numbers write -1 where background pixels look, at index `count`.
     table = jnp.full(count + 1, -1, jnp.int32).at[first].set(number)
     area_px = jnp.where(kept, area[jnp.minimum(first, count - 1)], 0)
-    left_out = jnp.sum(eligible, dtype=jnp.int32) - jnp.sum(kept, dtype=jnp.int32)
-    return table[roots], area_px, first, left_out
+    return table[roots], area_px, first, jnp.maximum(found - max_components, 0)
 
 
 def component_boxes(index_map: Int[Array, "H W"], num_components: int) -> Int[Array, "N 4"]:
@@ -142,17 +175,11 @@ def component_boxes(index_map: Int[Array, "H W"], num_components: int) -> Int[Ar
     height, width = index_map.shape
     index = jnp.where(index_map < 0, num_components, index_map)
     y, x = jnp.indices((height, width), dtype=jnp.int32)
-    low = jnp.full((num_components, 2), max(height, width), jnp.int32)
-    high = jnp.zeros((num_components, 2), jnp.int32)
-    position = jnp.stack([y, x], axis=-1)
-    low = low.at[index].min(position, mode="drop")
-    high = high.at[index].max(position + 1, mode="drop")
-    return jnp.where(high[:, :1] > 0, jnp.concatenate([low, high], axis=-1), 0)
-
-
-def _neighbour_steps() -> list[tuple[int, int]]:
-    """The eight (dy, dx)."""
-    return [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    corners = jnp.stack([y, x, -(y + 1), -(x + 1)], axis=-1)
+    none = jnp.int32(max(height, width))
+    lanes = jnp.full((num_components + 1, _LANES, 4), none)
+    box = jnp.min(lanes.at[index, x % _LANES].min(corners)[:num_components], axis=1)
+    return jnp.where(box[:, :1] < none, box * jnp.asarray([1, 1, -1, -1], jnp.int32), 0)
 
 
 def _shift(padded: Array, step: tuple[int, int]) -> Array:
@@ -162,15 +189,68 @@ def _shift(padded: Array, step: tuple[int, int]) -> Array:
     return padded[1 + dy : height - 1 + dy, 1 + dx : width - 1 + dx]
 
 
-def _take(table: Int[Array, "T"], index: Int[Array, "M"]) -> Int[Array, "M"]:
-    """table[index], and index itself where it is past the table (H * W, no component)."""
-    return jnp.where(index < table.size, table[jnp.minimum(index, table.size - 1)], index)
+def _find(chosen: Bool[Array, "M"], size: int) -> Int[Array, "{size}"]:
+    """Positions of the first `size` true entries; M where there are fewer.
+
+    XLA is slow at the running sum that this takes, so it runs over words of bits.
+    """
+    words = pack_bits(chosen)
+    through = jnp.cumsum(_count_bits(words))
+    nth = jnp.arange(size, dtype=jnp.int32)
+    at = jnp.searchsorted(through, nth, side="right")
+    word = words[at]
+    # Counts the true entries up to each bit; the n-th is at the first bit that has more than n.
+    up_to_bit = (jnp.uint32(2) << jnp.arange(WORD_BITS, dtype=jnp.uint32)) - jnp.uint32(1)
+    passed = (through[at] - _count_bits(word))[:, None] + _count_bits(word[:, None] & up_to_bit)
+    bit = jnp.sum(passed <= nth[:, None], axis=1, dtype=jnp.int32)
+    return jnp.where(at < words.size, at * WORD_BITS + bit, chosen.size)
 
 
-def _group_equal(
-    a: Int[Array, "M"], b: Int[Array, "M"], valid: Bool[Array, "M"]
-) -> Int[Array, "M"]:
-    """Position of one same entry for all entries of equal (a, b); M where not valid.
+def _count_bits(words: UInt32[Array, "*S"]) -> Int[Array, "*S"]:
+    return jax.lax.population_count(words).astype(jnp.int32)
+
+
+def _is_new_contact(
+    bridge: Int[Array, "H W"], roots: Int[Array, "H W"], corners: tuple[Int[Array, "H W"], ...]
+) -> Bool[Array, "H W"]:
+    """Where a component meets a bridge, unless that is known.
+
+    It is known if one of `corners` is the same bridge, or if the pixel to the left or above is of
+    the same component and has the same bridge.
+    """
+    count = roots.size
+    new = (bridge < count) & (roots < count)
+    for other in corners:
+        new &= bridge != other
+    padded = [jnp.pad(one, 1, constant_values=count) for one in (bridge, roots)]
+    for step in ((0, -1), (-1, 0)):
+        new &= (bridge != _shift(padded[0], step)) | (roots != _shift(padded[1], step))
+    return new
+
+
+def _join_pairs(parent: Int[Array, "T"], a: Int[Array, "M"], b: Int[Array, "M"]) -> Int[Array, "T"]:
+    """Joins the trees of the roots a[i] and b[i], for all i, under the smallest root.
+
+    `parent` is every node's root. Of the forest returned this holds for `a` and `b`, and after
+    one more jump for all nodes.
+    """
+    nodes = jnp.concatenate([a, b])
+
+    def hook(state):
+        parent, _ = state
+        above = parent[nodes]
+        one, other = jnp.split(above, 2)
+        lowest = jnp.tile(parent[jnp.minimum(one, other)], 2)
+        # This may cut a node from what it was hooked under; the pair that hooked it, which agrees
+        # at the end like all pairs, brings them together again.
+        hooked = parent.at[above].min(lowest, mode="promise_in_bounds")
+        return hooked.at[nodes].min(lowest, mode="promise_in_bounds"), jnp.any(one != other)
+
+    return jax.lax.while_loop(lambda state: state[1], hook, (parent, jnp.any(a != b)))[0]
+
+
+def _find_first(a: Int[Array, "M"], b: Int[Array, "M"], valid: Bool[Array, "M"]) -> Int[Array, "M"]:
+    """Position of one same entry for all valid entries of equal (a, b); of others their own.
 
     A hash table filled by scatter-min: the lowest position in a slot is the slot's key, entries
     equal to it are settled, the others are hashed anew. Exact, whatever the hash does, since the
@@ -181,19 +261,15 @@ def _group_equal(
     position = jnp.arange(size, dtype=jnp.int32)
 
     def settle(state):
-        group, salt = state
-        pending = valid & (group == size)
+        first, pending, salt = state
         slot = jnp.where(pending, _hash(a, b, salt, table_bits), jnp.int32(2**table_bits))
         table = jnp.full(2**table_bits + 1, size - 1, jnp.int32).at[slot].min(position)
         key = table[slot]
         settled = pending & (a[key] == a) & (b[key] == b)
-        return jnp.where(settled, key, group), salt + jnp.uint32(1)
+        return jnp.where(settled, key, first), pending & ~settled, salt + jnp.uint32(1)
 
-    def unsettled(state):
-        return jnp.any(valid & (state[0] == size))
-
-    start = (jnp.full(size, size, jnp.int32), jnp.uint32(0))
-    return jax.lax.while_loop(unsettled, settle, start)[0]
+    state = (position, valid, jnp.uint32(0))
+    return jax.lax.while_loop(lambda state: jnp.any(state[1]), settle, state)[0]
 
 
 def _hash(
@@ -205,26 +281,3 @@ def _hash(
     mixed = (mixed ^ (mixed >> _HASH_SHIFT) ^ b.astype(jnp.uint32)) * second
     mixed = (mixed ^ (mixed >> _HASH_SHIFT)) * third
     return (mixed >> (32 - bits)).astype(jnp.int32)
-
-
-def _join_groups(
-    member: Int[Array, "M"], group: Int[Array, "M"], count: int
-) -> Int[Array, "count"]:
-    """For each of `count` nodes the smallest one joined to it; members of a group are joined.
-
-    Entries whose member is `count` or whose group is M join nothing.
-    """
-
-    def hook(state):
-        parent, _ = state
-        root = _take(parent, member)
-        lowest = jnp.full(member.size + 1, count, jnp.int32).at[group].min(root)
-        # Group M collects what joins nothing, so it must pull nothing down.
-        lowest = jnp.minimum(root, lowest.at[member.size].set(count)[group])
-        hooked = parent.at[root].min(lowest, mode="drop").at[member].min(lowest, mode="drop")
-        hooked = hooked[hooked]
-        return hooked, jnp.any(hooked != parent)
-
-    start = jnp.arange(count, dtype=jnp.int32)
-    joined = jnp.any(group < member.size)
-    return jax.lax.while_loop(lambda state: state[1], hook, (start, joined))[0]
