@@ -1,8 +1,12 @@
 """Banks on disk: round trips, kills, damage, and the donors kept beside them."""
 
 import dataclasses
+import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,11 +14,15 @@ import pytest
 from test_match import assert_equals_twin, jitted_match, twin_match
 from test_segments import blocky_layouts, toy_spec, twin_split
 
-from sims_jax.bank.build import BANK_FILE, PARTS_FOLDER, build_bank
-from sims_jax.bank.donors import find_donors, near_photos
-from sims_jax.bank.store import empty_bank, open_bank, to_device
+from sims_jax.bank.build import build_bank
+from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
+from sims_jax.bank.device import empty_bank, to_device
+from sims_jax.bank.donors import find_donors, line_up
+from sims_jax.bank.parts import read_part, write_part
+from sims_jax.bank.store import open_bank
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
+from sims_jax.types import TILE
 
 PHOTOS = 11
 SPEC = toy_spec()
@@ -130,6 +138,103 @@ def test_killed_build_continues_to_the_same_bank(bank_folder, tmp_path):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 
 
+# Builds a share of the toy bank, and is killed before the N-th time that a file is renamed.
+KILLED_BUILD = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_store import build
+
+folder, index, count, left = sys.argv[1], *map(int, sys.argv[2:])
+
+def kill_in_time(event, arguments):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_in_time)
+build(folder, share=(index, count))
+"""
+
+
+def start_build(folder, share, killed_at):
+    """A build in a process of its own; `killed_at` 0 lets it live."""
+    script = KILLED_BUILD.format(tests=str(pathlib.Path(__file__).parent))
+    arguments = [sys.executable, "-c", script, str(folder), *map(str, (*share, killed_at))]
+    quick = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    return subprocess.Popen(arguments, env=os.environ | quick)
+
+
+def test_shares_killed_again_and_again_become_the_same_bank(bank_folder, tmp_path):
+    folder = tmp_path / "bank"
+    # Two processes at once: killed before the first file and within a part; then one of them again.
+    for killed_at in ({0: 1, 1: 6}, {0: 8, 1: 0}, {0: 0}):
+        processes = [start_build(folder, (share, 2), at) for share, at in killed_at.items()]
+        for process, at in zip(processes, killed_at.values(), strict=True):
+            assert process.wait() == (-signal.SIGKILL if at else 0)
+        if any(killed_at.values()):
+            with pytest.raises(InputError, match="unfinished"):
+                open_bank(folder)
+    assert open_bank(folder).digest == open_bank(bank_folder).digest
+    assert len(list((folder / PARTS_FOLDER).iterdir())) == PHOTOS
+
+
+@pytest.mark.parametrize("count", [3, PHOTOS + 2])
+def test_the_last_share_finishes_the_bank(bank_folder, tmp_path, count):
+    folder = tmp_path / "bank"
+    for index in range(count):
+        with pytest.raises(InputError, match=r"no such file|unfinished"):
+            open_bank(folder)
+        build(folder, share=(index, count))
+    assert open_bank(folder).digest == open_bank(bank_folder).digest
+    assert {path.name for path in folder.iterdir()} == {BANK_FILE, PARTS_FOLDER}
+
+
+def test_another_number_of_processes_goes_on(bank_folder, tmp_path):
+    folder = tmp_path / "bank"
+    build(folder, share=(1, 3))
+    build(folder)
+    assert open_bank(folder).digest == open_bank(bank_folder).digest
+    assert {path.name for path in folder.iterdir()} == {BANK_FILE, PARTS_FOLDER}
+
+
+def test_two_photos_of_one_id_are_an_error(tmp_path):
+    class Twice(ToySource):
+        def __getitem__(self, index):
+            return super().__getitem__(index % 4) | {"photo": self.photos[index]}
+
+    build(tmp_path / "bank", Twice(count=5), share=(0, 2))
+    with pytest.raises(InputError, match=r"toy: found 2 photos of id 'street/00'"):
+        build(tmp_path / "bank", Twice(count=5), share=(1, 2))
+
+
+def test_parts_of_another_dataset_are_an_error(tmp_path):
+    build(tmp_path / "bank", share=(0, 2))
+    with pytest.raises(InputError, match=r"street%2F.*found a photo that toy does not have"):
+        build(tmp_path / "bank", ToySource(count=3))
+
+
+def test_a_part_written_twice_stays_whole(tmp_path):
+    arrays = {"row": np.arange(6)}
+    write_part(tmp_path / "part", arrays, {"of": "first"})
+    write_part(tmp_path / "part", arrays, {"of": "second"})
+    assert read_part(tmp_path / "part")[1]["of"] == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+
+
+def test_another_spec_than_expected_is_refused(bank_folder):
+    assert open_bank(bank_folder, SPEC).spec == SPEC
+    labels = dataclasses.replace(SPEC.labels, thin=("pole",))
+    for change, named in {
+        "grid": ({"grid": (6, 8)}, r"grid: found \[12, 16\], expected \[6, 8\]"),
+        "labels": ({"labels": labels}, r"thin: found \['pole', 'sign'\], expected \['pole'\]"),
+        "image_size": ({"image_size": (48, 64)}, "image_size: found"),
+    }.values():
+        with pytest.raises(InputError, match=rf"bank\.json: found a bank of another spec.*{named}"):
+            open_bank(bank_folder, dataclasses.replace(SPEC, **change))
+
+
 def test_finished_bank_is_left_alone(copy):
     before = (copy / BANK_FILE).stat().st_mtime_ns
     build(copy, ToySource(killed_at=0))
@@ -225,20 +330,38 @@ def test_no_bank_is_an_error(tmp_path):
         open_bank(tmp_path)
 
 
-def test_to_device_pads_and_shards(bank_folder):
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_on_the_devices_every_row_stands_once_with_its_photo(bank_folder, count):
     store = open_bank(bank_folder)
-    devices = jax.devices()
-    bank, one = to_device(store, devices), to_device(store, devices[:1])
-    rows = store.row_photo.size
-    assert bank.rows.class_id.shape[0] % len(devices) == 0
-    assert bank.photos.photo.shape[0] % len(devices) == 0
-    assert (np.asarray(bank.rows.class_id)[rows:] == -1).all()
-    assert len(bank.photos.photo.sharding.device_set) == len(devices)
-    for sharded, whole in zip(jax.tree.leaves(bank), jax.tree.leaves(one), strict=True):
-        np.testing.assert_array_equal(np.asarray(sharded)[: len(whole)], np.asarray(whole))
-    assert one.photos.component.dtype == empty_bank(SPEC).photos.component.dtype
-    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(one)]
-    assert shapes == [leaf.shape[1:] for leaf in jax.tree.leaves(empty_bank(SPEC))]
+    bank = to_device(store, jax.devices()[:count])
+    rows, limit = bank.rows, SPEC.max_segments
+    shares = np.asarray(rows.row).reshape(count, -1)
+    number = store.row_photo * limit + store.row_component
+    assert sorted(shares[shares >= 0]) == sorted(number)
+    photos = np.asarray(bank.photos.photo).reshape(count, -1, *store.photo.shape[1:])
+    for index, share in enumerate(shares):
+        found = share[share >= 0]
+        assert (found // limit % count == index).all()
+        mine = photos[index, found // limit // count]
+        np.testing.assert_array_equal(mine, store.photo[found // limit])
+        classes = store.row_class[store.row_of[found // limit, found % limit]]
+        assert (np.diff(classes) >= 0).all()
+        first_tile = np.asarray(rows.first_tile)[index]
+        assert (share.reshape(-1, TILE)[first_tile[:-1][np.diff(first_tile) > 0], 0] >= 0).all()
+    assert len(bank.photos.photo.sharding.device_set) == count
+    kinds = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(bank)]
+    assert kinds == [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(empty_bank(SPEC))]
+
+
+def store_rows(store, row):
+    """Rows of a store by their numbers, which are photo * N + component."""
+    photo, component = np.divmod(row, SPEC.max_segments)
+    return np.where(row >= 0, store.row_of[photo, component], -1)
+
+
+def near_photos(queries, photos, near_frames):
+    first, second = line_up(queries, photos, near_frames)
+    return np.abs(first[:, None] - second) <= near_frames
 
 
 def test_near_photos_counts_positions_of_the_sorted_video():
@@ -270,7 +393,8 @@ def test_donors_are_the_best_rows_of_far_photos(copy):
         instances=store.instances[photo : photo + 1],
     )
     mine = store.row_of[photo][store.row_of[photo] >= 0]
-    np.testing.assert_array_equal(donors[mine], np.asarray(matches.row)[0, : mine.size])
+    expected = store_rows(store, np.asarray(matches.row)[0, : mine.size])
+    np.testing.assert_array_equal(donors[mine], expected)
 
 
 def test_donors_are_kept_and_verified(copy):
@@ -305,9 +429,8 @@ def test_donors_of_held_out_photos_exclude_near_frames_of_the_bank(copy, tmp_pat
     assert_equals_twin(bank.rows, matches, twin)
     for photo in range(3):
         rows = queries.row_of[photo]
-        np.testing.assert_array_equal(
-            donors[rows[rows >= 0]], np.asarray(matches.row)[photo, rows >= 0]
-        )
+        expected = store_rows(rows_store, np.asarray(matches.row)[photo, rows >= 0])
+        np.testing.assert_array_equal(donors[rows[rows >= 0]], expected)
     other = dataclasses.replace(rows_store, spec=toy_spec(max_segments=4))
     with pytest.raises(InputError, match="another spec"):
         find_donors(queries, other, bank, candidates=2, near_frames=5)

@@ -2,7 +2,7 @@
 
 Every array is a zarr3 array of one chunk with a crc32c checksum, in a folder of its name;
 `part.json` holds what is not an array, and the SHA-256 over all contents. A part is written
-under a temporary name and renamed, so that a kill leaves nothing half done.
+under a temporary name, each process its own, and renamed, so that a kill leaves nothing half done.
 """
 
 import hashlib
@@ -10,7 +10,9 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
+import urllib.parse
 from typing import Any
 
 import numpy as np
@@ -20,25 +22,33 @@ from sims_jax.errors import InputError
 
 META_FILE = "part.json"
 TEMPORARY_PREFIX = ".tmp-"
+_TOKEN_BYTES = 4  # of a temporary name, different in every process
 # Zstandard's own default.
 _ZSTD_LEVEL = 3
 
 
 def write_part(folder: pathlib.Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Writes a part to `folder` at once; `folder` must not exist."""
-    temporary = folder.with_name(TEMPORARY_PREFIX + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Writes a part to `folder` at once; where another process was faster, its part stays."""
+    temporary = _temporary(folder)
+    try:
+        _write_files(temporary, arrays, meta)
+        temporary.rename(folder)
+    except (OSError, ValueError):
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.exists():
+            raise
+
+
+def _write_files(folder: pathlib.Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
     stores = {
-        name: tensorstore.open(_array_spec(temporary / name, array))
-        for name, array in arrays.items()
+        name: tensorstore.open(_array_spec(folder / name, array)) for name, array in arrays.items()
     }
     writes = [stores[name].result().write(array) for name, array in arrays.items()]
     for write in writes:
         write.result()
     digest = digest_contents(arrays, meta)
-    write_json(temporary / META_FILE, {**meta, "arrays": sorted(arrays), "digest": digest})
-    temporary.rename(folder)
+    write_json(folder / META_FILE, {**meta, "arrays": sorted(arrays), "digest": digest})
 
 
 def read_part(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -59,6 +69,15 @@ def read_part(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, An
     return arrays, {**meta, "digest": digest}
 
 
+def read_array(path: pathlib.Path) -> np.ndarray:
+    """Reads one array of a part, verified by its own checksum alone.
+
+    Raises:
+      InputError: a file is missing or damaged; the message names it.
+    """
+    return _read_array(path, tensorstore.open(_read_spec(path)))
+
+
 def digest_contents(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> str:
     """SHA-256 over names, types, shapes and values; no timestamps, no compression."""
     sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
@@ -69,9 +88,29 @@ def digest_contents(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> str:
     return sha.hexdigest()
 
 
+def part_folder(parts: pathlib.Path, photo_id: str) -> pathlib.Path:
+    """The folder of a photo's part; any id makes a valid name."""
+    return parts / urllib.parse.quote(photo_id, safe=" ")
+
+
+def list_parts(parts: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The folders of all complete parts by photo id, sorted by it."""
+    found = [path for path in parts.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
+    return dict(sorted((urllib.parse.unquote(path.name), path) for path in found))
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Deletes what killed processes left half-written in a folder."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
     """Writes a JSON file that is there whole or as it was before."""
-    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
+    temporary = _temporary(path)
     with temporary.open("w") as file:
         json.dump(value, file, indent=1, sort_keys=True)
         file.flush()
@@ -94,6 +133,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _damaged(path, "no JSON object")
     return value
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(_TOKEN_BYTES)}")
 
 
 def _damaged(path: pathlib.Path, found: str) -> InputError:

@@ -1,4 +1,4 @@
-"""A finished bank: read from disk, verified, and put on the devices.
+"""A finished bank, read from disk and verified.
 
 Photos are sorted by id and rows by (class, photo, component); both orders are part of the
 score's contract (ties).
@@ -6,33 +6,23 @@ score's contract (ties).
 
 import dataclasses
 import pathlib
-import urllib.parse
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from sims_jax.bank.build import (
-    BANK_FILE,
-    FORMAT,
-    OPTIONAL_FIELDS,
+from sims_jax.bank.description import (
     PARTS_FOLDER,
     digest_bank,
+    read_finished,
+    refuse_another,
+    spec_to_json,
 )
-from sims_jax.bank.parts import TEMPORARY_PREFIX, read_json, read_part
-from sims_jax.bank.segments import grid_masks
+from sims_jax.bank.parts import list_parts, read_part
+from sims_jax.bank.photo import OPTIONAL_FIELDS
 from sims_jax.errors import InputError
-from sims_jax.labels import VOID, LabelSpace
-from sims_jax.ops.resize import resize_labels
-from sims_jax.types import Bank, BankSpec, Photos, Rows
+from sims_jax.types import BankSpec
 
-BANK_AXIS = "bank"
-_WORD_BITS = 32
-_MASK_BATCH = 16
 # Reading waits for the disk and decompresses without the interpreter's lock.
 _READ_THREADS = 8
 
@@ -68,31 +58,29 @@ class Store:
         return self.component[self.row_photo[row]] == self.row_component[row][:, None, None]
 
 
-def open_bank(folder: str | pathlib.Path) -> Store:
+def open_bank(folder: str | pathlib.Path, spec: BankSpec | None = None) -> Store:
     """Reads a finished bank into host memory and verifies every byte of it.
 
+    Args:
+      folder: where the bank is.
+      spec: what the bank must be of; anything if left out.
+
     Raises:
-      InputError: there is no bank, it is unfinished, or a file is missing or damaged (the
-        message names it).
+      InputError: there is no bank, it is unfinished, being edited or of another spec, or a file
+        is missing or damaged (the message names it).
     """
     folder = pathlib.Path(folder)
-    description = _read_description(folder)
-    try:
-        spec = spec_from_json(description["spec"])
-        digest, count = description["digest"], description["photos"]
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / BANK_FILE}: found a description without {error}, expected a bank's; "
-            "delete the bank's folder and build it again"
-        ) from error
-    paths = _part_folders(folder / PARTS_FOLDER)
-    _check_parts(folder, "photos", len(paths), count)
-    fields, rows, metas = _read_parts(paths, spec)
-    found = digest_bank(spec, {meta["id"]: meta["digest"] for meta in metas})
-    _check_parts(folder, "as their digest", found, digest)
+    description, found_spec = read_finished(folder)
+    if spec is not None:
+        refuse_another(folder, description, {"spec": spec_to_json(spec)})
+    paths = list(list_parts(folder / PARTS_FOLDER).values())
+    _check_parts(folder, "photos", len(paths), description.get("photos"))
+    fields, rows, metas = _read_parts(paths, found_spec)
+    digest = digest_bank(found_spec, {meta["id"]: meta["digest"] for meta in metas})
+    _check_parts(folder, "as their digest", digest, description.get("digest"))
     return Store(
         folder=folder,
-        spec=spec,
+        spec=found_spec,
         digest=digest,
         ids=tuple(meta["id"] for meta in metas),
         videos=tuple(meta["video"] for meta in metas),
@@ -102,42 +90,7 @@ def open_bank(folder: str | pathlib.Path) -> Store:
     )
 
 
-def spec_from_json(values: dict[str, Any]) -> BankSpec:
-    """Inverse of `sims_jax.bank.build.spec_to_json`."""
-    return BankSpec(**{**_to_tuples(values), "labels": LabelSpace(**_to_tuples(values["labels"]))})
-
-
-def _to_tuples(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _to_tuples(value) for key, value in values.items()}
-    return tuple(map(_to_tuples, values)) if isinstance(values, list) else values
-
-
-def _read_description(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / BANK_FILE
-    if not path.exists():
-        raise InputError(f"{path}: found no such file, expected a bank; run the stage `bank`")
-    description = read_json(path)
-    if description.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: found format {description.get('format')}, expected {FORMAT}; "
-            "delete the bank's folder and build it again"
-        )
-    if description.get("complete") is not True:
-        raise InputError(
-            f"{path}: found an unfinished bank, expected a finished one; run the stage `bank` "
-            "again, it continues"
-        )
-    return description
-
-
-def _part_folders(parts: pathlib.Path) -> list[pathlib.Path]:
-    """The complete parts, sorted by photo id."""
-    found = [path for path in parts.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
-    return sorted(found, key=lambda path: urllib.parse.unquote(path.name))
-
-
-def _check_parts(folder: pathlib.Path, what: str, found: int | str, expected: int | str) -> None:
+def _check_parts(folder: pathlib.Path, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise InputError(
             f"{folder / PARTS_FOLDER}: found {found} {what}, expected {expected}; delete the "
@@ -187,87 +140,4 @@ def sort_rows(
         "row_color_cov": appearance[order, 3:12].reshape(-1, 3, 3),
         "row_depth_m": appearance[order, 12],
         "row_of": row_of,
-    }
-
-
-def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank:
-    """Puts the bank on the devices (default: all), its rows and its photos sharded evenly.
-
-    Both are padded to a multiple of the device count, rows with class -1. Several processes
-    call this together, each with the whole store.
-    """
-    devices = list(jax.devices() if devices is None else devices)
-    mask, area, box_yx = _row_masks(store)
-    count = len(devices)
-    rows = {
-        "photo": _pad(store.row_photo, count, 0),
-        "component": _pad(store.row_component, count, 0),
-        "class_id": _pad(store.row_class, count, -1),
-        "area": _pad(area, count, 0),
-        "box_yx": _pad(box_yx, count, 0),
-        "mask": _pad(mask, count, 0),
-        "layouts": _pad(resize_labels(store.layout, store.spec.grid), count, VOID),
-    }
-    photos = {
-        "photo": _pad(store.photo, count, 0),
-        "component": _pad(store.component.astype(np.int32), count, -1),
-    }
-    return Bank(
-        rows=Rows(**_shard(rows, devices), spec=store.spec),
-        photos=Photos(**_shard(photos, devices)),
-    )
-
-
-def empty_bank(spec: BankSpec) -> Bank:
-    """A bank without segments: one padding row, one photo of void."""
-    words = -(-spec.grid[0] * spec.grid[1] // _WORD_BITS)
-    rows = {
-        "photo": np.zeros(1, np.int32),
-        "component": np.zeros(1, np.int32),
-        "class_id": np.full(1, -1, np.int32),
-        "area": np.zeros(1, np.int32),
-        "box_yx": np.zeros((1, 4), np.int32),
-        "mask": np.zeros((1, words), np.uint32),
-        "layouts": np.full((1, *spec.grid), VOID, np.uint8),
-    }
-    photos = {
-        "photo": np.zeros((1, *spec.image_size, 3), np.uint8),
-        "component": np.full((1, *spec.image_size), -1, np.int32),
-    }
-    return Bank(
-        rows=Rows(**jax.tree.map(jnp.asarray, rows), spec=spec),
-        photos=Photos(**jax.tree.map(jnp.asarray, photos)),
-    )
-
-
-def _row_masks(store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mask, area and box of every row on the grid, computed a batch of photos at a time."""
-    compute = jax.jit(grid_masks, static_argnames="spec")
-    photos = len(store.ids)
-    parts = []
-    for start in range(0, photos, _MASK_BATCH):
-        batch = _pad(store.component[start : start + _MASK_BATCH], _MASK_BATCH, -1)
-        in_batch = (store.row_photo >= start) & (store.row_photo < start + _MASK_BATCH)
-        index = (store.row_photo[in_batch] - start, store.row_component[in_batch])
-        masks = jax.device_get(compute(batch.astype(np.int32), spec=store.spec))
-        parts.append((np.flatnonzero(in_batch), *(values[index] for values in masks)))
-    order = np.argsort(np.concatenate([part[0] for part in parts]))
-    mask, area, box_yx = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2, 3))
-    return mask, area, box_yx
-
-
-def _pad(array: np.ndarray, multiple: int, value: int) -> np.ndarray:
-    """Pads the first axis to a multiple, and to one entry at least."""
-    missing = -len(array) % multiple if len(array) else multiple
-    return np.concatenate([array, np.full((missing, *array.shape[1:]), value, array.dtype)])
-
-
-def _shard(arrays: dict[str, np.ndarray], devices: list[jax.Device]) -> dict[str, Array]:
-    if len(devices) == 1:
-        return jax.device_put(arrays, devices[0])
-    mesh = jax.sharding.Mesh(np.array(devices), (BANK_AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(BANK_AXIS))
-    return {
-        name: jax.make_array_from_callback(array.shape, sharding, lambda index, a=array: a[index])
-        for name, array in arrays.items()
     }

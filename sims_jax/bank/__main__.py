@@ -1,0 +1,91 @@
+"""`python -m sims_jax.bank inspect | append | remove`: flags in, one call, errors as one line."""
+
+import argparse
+import pathlib
+import tempfile
+
+from sims_jax.commands import exit_with_one_line
+
+
+def bank_parser() -> argparse.ArgumentParser:
+    """The flags of `python -m sims_jax.bank`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sims_jax.bank", description="Looks into a memory bank, or changes it."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="what it holds, and where from")
+    append = commands.add_parser("append", help="add the photos of a folder")
+    remove = commands.add_parser("remove", help="take photos out, and all traces of them")
+    for command in (inspect, append, remove):
+        command.add_argument(
+            "--bank", required=True, type=pathlib.Path, help="its folder, such as runs/NAME/bank"
+        )
+    inspect.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also into this file")
+    append.add_argument(
+        "--data", required=True, type=pathlib.Path, help="folder of photos/, layouts/, labels.json"
+    )
+    append.add_argument("--licence", help="of these photos (default: the user's own data)")
+    remove.add_argument(
+        "--photo", required=True, action="append", metavar="ID", help="may be given several times"
+    )
+    return parser
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from sims_jax.bank.inspect import describe, to_text
+    from sims_jax.config import write_json
+
+    held = describe(arguments.bank)
+    print(to_text(held))
+    if arguments.json:
+        write_json(arguments.json, held)
+
+
+def _append(arguments: argparse.Namespace) -> None:
+    from sims_jax.bank.description import read_description
+    from sims_jax.bank.edit import append_photos
+    from sims_jax.bank.parts import TEMPORARY_PREFIX
+    from sims_jax.data.source import open_dataset
+
+    read_description(arguments.bank)  # an error if there is none, before anything is written
+    config = {"name": "folder", "root": str(arguments.data), "val_frac": 0}
+    # Inside of the bank, so that the next edit finds what a kill leaves of it.
+    with tempfile.TemporaryDirectory(dir=arguments.bank, prefix=TEMPORARY_PREFIX) as cache:
+        dataset = open_dataset(config, cache)
+        ids = append_photos(
+            arguments.bank,
+            dataset.splits["train"],
+            labels=dataset.labels,
+            source_name=str(arguments.data),
+            licence=arguments.licence or dataset.licence,
+        )
+    print(f"{arguments.bank}: {len(ids)} photos appended")
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    from sims_jax.bank.description import PARTS_FOLDER
+    from sims_jax.bank.edit import remove_photos
+    from sims_jax.bank.parts import list_parts
+    from sims_jax.bank.traces import find_banks
+
+    for path in remove_photos(arguments.bank, arguments.photo):
+        print(f"deleted: {path}")
+    print(f"{arguments.bank}: removed {', '.join(arguments.photo)}")
+    print(
+        "not touched: the files the bank was made of, photos made outside of its workdir, and "
+        "what networks have learned"
+    )
+    for bank in find_banks(arguments.bank.absolute().parent):
+        for photo_id in sorted(list_parts(bank / PARTS_FOLDER).keys() & set(arguments.photo)):
+            print(f"{bank}: has a photo {photo_id}, too; remove it there as well")
+
+
+def main() -> None:
+    """Runs the command that the flags name."""
+    arguments = bank_parser().parse_args()
+    run = {"inspect": _inspect, "append": _append, "remove": _remove}[arguments.command]
+    exit_with_one_line(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

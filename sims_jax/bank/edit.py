@@ -1,0 +1,215 @@
+"""Appends photos to a finished bank, and takes photos out of one; no network is trained again.
+
+An edit is recorded in `bank.json` before the first part moves, and struck out after the last. If it
+is killed in between, the bank is refused to whoever opens it, and the next edit carries the
+recorded one out first: both kinds go on from whatever is done. New parts are made aside and moved
+in, so that a mistake among the new photos leaves the bank as it was.
+
+The digest of an edited bank is that of a bank built of the same photos.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sims_jax.bank.build import write_parts
+from sims_jax.bank.description import (
+    BANK_FILE,
+    PARTS_FOLDER,
+    Description,
+    difference,
+    hash_id,
+    read_description,
+    read_finished,
+    write_finished,
+)
+from sims_jax.bank.parts import (
+    META_FILE,
+    TEMPORARY_PREFIX,
+    list_parts,
+    part_folder,
+    read_json,
+    sweep,
+    write_json,
+)
+from sims_jax.bank.photo import OPTIONAL_FIELDS, Example
+from sims_jax.bank.traces import delete, delete_traces
+from sims_jax.errors import InputError
+from sims_jax.labels import LabelSpace
+
+_ASIDE = TEMPORARY_PREFIX + "appended"
+# Fields of which 0 says that nothing is known, and which an appended photo may lack.
+_MAY_LACK = ("instances", "depth")
+# What of a label space is about files, and not about what a bank stores.
+_OF_FILES = ("name", "void_ids")
+
+Edit = dict[str, Any]
+
+
+def append_photos(
+    folder: str | pathlib.Path,
+    source: Sequence[Example],
+    *,
+    labels: LabelSpace,
+    source_name: str,
+    licence: str,
+) -> list[str]:
+    """Appends the photos of a dataset to a finished bank.
+
+    They take the bank's form: its size; instances and depth 0 where the bank has them and they do
+    not; without them where it has none. Photos that were once removed from the bank stay out.
+
+    Args:
+      folder: the bank's.
+      source: examples as `sims_jax.bank.build.build_bank` takes them.
+      labels: their label space; classes, colours and groups must be the bank's.
+      source_name: where they come from, for messages and provenance.
+      licence: their licence, for provenance.
+
+    Returns:
+      The ids of the appended photos.
+
+    Raises:
+      InputError: the bank cannot be read, the label spaces differ, there is nothing to append, the
+        bank has some of the photos already, or an example cannot be used.
+    """
+    folder = pathlib.Path(folder)
+    last = _finish_killed(folder)
+    description, spec = read_finished(folder)
+    _check_labels(source_name, labels, spec.labels)
+    index_of = _index_new(source, source_name, description)
+    if last and list(index_of) == last["photos"]:
+        return last["photos"]
+    known = list_parts(folder / PARTS_FOLDER)
+    if present := sorted(index_of.keys() & known.keys()):
+        raise InputError(
+            f"{source_name}: found {len(present)} photos that the bank {folder} already has "
+            f"({', '.join(present)}), expected others; leave them out, or rename them"
+        )
+    aside = folder / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    stored = read_json(next(iter(known.values())) / META_FILE)["arrays"]
+    fields = {field for field in _MAY_LACK if field in stored}
+    examples = (_conform(source[index], fields) for index in index_of.values())
+    edit = {"kind": "append", "source": source_name, "licence": licence}
+    _edit(folder, edit | {"photos": write_parts(examples, spec, aside)})
+    return list(index_of)
+
+
+def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
+    """Takes photos out of a finished bank: their parts, and all traces of them beside it.
+
+    What is searched for traces is listed in `sims_jax.bank.traces`. The bank keeps a hash of their
+    ids, so that they do not come back with the dataset. Photos taken out before are no error.
+
+    Returns:
+      What was deleted.
+
+    Raises:
+      InputError: the bank cannot be read, does not have a photo, or has no others.
+    """
+    folder = pathlib.Path(folder).absolute()
+    _finish_killed(folder)
+    description, _ = read_finished(folder)
+    known = list_parts(folder / PARTS_FOLDER)
+    removed = description.get("removed", ())
+    if unknown := [one for one in photo_ids if one not in known and hash_id(one) not in removed]:
+        raise InputError(
+            f"{folder}: found no photo {unknown[0]!r}, expected ids of its photos, as in "
+            "sources.json; check --photo"
+        )
+    if known.keys() <= set(photo_ids):
+        raise InputError(
+            f"{folder}: found no photo besides these {len(known)}, expected one that stays; "
+            "delete the bank's folder"
+        )
+    return _edit(folder, {"kind": "remove", "photos": list(dict.fromkeys(photo_ids))})
+
+
+def _check_labels(source_name: str, found: LabelSpace, expected: LabelSpace) -> None:
+    stored = [
+        {key: value for key, value in dataclasses.asdict(labels).items() if key not in _OF_FILES}
+        for labels in (found, expected)
+    ]
+    if stored[0] != stored[1]:
+        raise InputError(
+            f"{source_name}: found another label space than the bank's ({difference(*stored)}); "
+            "map the layouts to the bank's classes, and give its labels"
+        )
+
+
+def _index_new(
+    source: Sequence[Example], source_name: str, description: Description
+) -> dict[str, int]:
+    """Where each photo stands in the source, by id; those once removed are left out."""
+    ids = [str(source[index]["id"]) for index in range(len(source))]
+    removed = frozenset(description.get("removed", ()))
+    index_of = {one: index for index, one in enumerate(ids) if hash_id(one) not in removed}
+    if len(set(ids)) < len(ids):
+        raise InputError(
+            f"{source_name}: found {len(ids)} photos of {len(set(ids))} ids, expected different "
+            "ids; rename some"
+        )
+    if out := len(ids) - len(index_of):
+        print(f"{source_name}: photos that stay out because they were removed: {out}")
+    if not index_of:
+        raise InputError(f"{source_name}: found nothing to append, expected photos; add some")
+    return index_of
+
+
+def _conform(example: Example, fields: set[str]) -> Example:
+    """The example with just those of `_MAY_LACK` that the bank has."""
+    unknown = {
+        field: np.zeros(np.shape(example["layout"]), OPTIONAL_FIELDS[field]) for field in fields
+    }
+    dropped = set(_MAY_LACK) - fields
+    return unknown | {key: value for key, value in example.items() if key not in dropped}
+
+
+def _edit(folder: pathlib.Path, edit: Edit) -> list[pathlib.Path]:
+    """Records an edit and carries it out; returns what it deleted."""
+    description, _ = read_finished(folder)  # once more: another edit may have come in between
+    write_json(folder / BANK_FILE, description | {"complete": False, "edit": edit})
+    return _carry_out(folder, description, edit)
+
+
+def _finish_killed(folder: pathlib.Path) -> Edit | None:
+    """Carries out the edit that a killed command has recorded; returns which, if there is one."""
+    description = read_description(folder)
+    edit = description.pop("edit", None)
+    if edit:
+        print(f"{folder}: going on with a killed {edit['kind']} of {len(edit['photos'])} photos")
+        _carry_out(folder, description, edit)
+    return edit
+
+
+def _carry_out(folder: pathlib.Path, description: Description, edit: Edit) -> list[pathlib.Path]:
+    """Moves or deletes what is left to, then strikes the edit out; returns what it deleted."""
+    parts, photo_ids = folder / PARTS_FOLDER, edit["photos"]
+    appended, removed = description.get("appended", []), description.get("removed", [])
+    deleted = []
+    if edit["kind"] == "append":
+        for photo_id in photo_ids:
+            part = part_folder(parts, photo_id)
+            if not part.exists():
+                part_folder(folder / _ASIDE, photo_id).rename(part)
+        appended = [*appended, {key: edit[key] for key in ("source", "licence", "photos")}]
+    else:
+        deleted = delete(part_folder(parts, photo_id) for photo_id in photo_ids)
+        deleted += delete_traces(folder, photo_ids)
+        removed = sorted({*removed, *map(hash_id, photo_ids)})
+        appended = _strike_out(appended, photo_ids)
+    sweep(folder)
+    sweep(parts)
+    write_finished(folder, description | {"appended": appended, "removed": removed})
+    return deleted
+
+
+def _strike_out(appended: list[dict[str, Any]], photo_ids: list[str]) -> list[dict[str, Any]]:
+    left = [[one for one in entry["photos"] if one not in photo_ids] for entry in appended]
+    return [entry | {"photos": ids} for entry, ids in zip(appended, left, strict=True) if ids]

@@ -1,0 +1,83 @@
+"""What holds pixels, rows or ids of a bank's photos besides its parts, and its deletion.
+
+In every bank of the folder that a bank lies in:
+
+    donors-<key>/                 rows by their numbers; found again when next needed
+
+Where that folder is a workdir:
+
+    data/                         the prepared dataset
+    aligned/                      donors, aligned; found again when next needed
+    sheets/  sheet.png  events/   pictures of photos; the numbers are in metrics.jsonl, too
+    layouts/<photo id>.png        held-out layouts
+    <folder>/sources.json         photos of synthesize.py, with the ids of those they are made of
+
+The user's own files, photos made elsewhere and what networks have learned stay as they are.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable
+
+from sims_jax.bank.description import BANK_FILE
+from sims_jax.bank.parts import write_json
+from sims_jax.config import CONFIG_FILE
+from sims_jax.errors import InputError
+
+_WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
+_SHEET_FILE = "sheet.png"
+
+
+def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathlib.Path]:
+    """Deletes all of the above that is of photos of the bank in `folder`; returns what it was.
+
+    Raises:
+      InputError: a sources.json cannot be read.
+    """
+    photo_ids, around = set(photo_ids), folder.absolute().parent
+    deleted = delete(path for bank in find_banks(around) for path in bank.glob("donors-*"))
+    if (around / CONFIG_FILE).exists():
+        deleted += delete(around / name for name in _WITH_PIXELS)
+        deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
+        for sources in around.glob("*/sources.json"):
+            deleted += _delete_made(sources, photo_ids)
+    return deleted
+
+
+def find_banks(around: pathlib.Path) -> list[pathlib.Path]:
+    """The banks in a folder."""
+    return sorted(path.parent for path in around.glob(f"*/{BANK_FILE}"))
+
+
+def delete(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Deletes the files and folders that exist; returns which they were."""
+    existing = sorted(path for path in paths if path.exists())
+    for path in existing:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return existing
+
+
+def _delete_made(sources: pathlib.Path, photo_ids: set[str]) -> list[pathlib.Path]:
+    """Deletes the photos made of some photos, or of their layouts, and strikes them out."""
+    try:
+        made = json.loads(sources.read_text())
+        of_them = {
+            name
+            for name, segments in made.items()
+            if pathlib.Path(name).stem in photo_ids
+            or photo_ids.intersection(segment["photo_id"] for segment in segments)
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{sources}: found another content ({error!r}), expected what synthesize.py wrote; "
+            "move or delete its folder"
+        ) from error
+    if not of_them:
+        return []
+    deleted = delete(sources.parent / name for name in (*of_them, _SHEET_FILE))
+    write_json(sources, {name: made[name] for name in made if name not in of_them})
+    return deleted
