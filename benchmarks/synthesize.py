@@ -42,7 +42,7 @@ def main() -> None:
         "canvas_ms": ours_ms - paint_ms,
         "compile_s": first_s - ours_ms / 1e3,
         "image_size": model.spec.image_size,
-        "segments_in_bank": int((np.asarray(model.bank.rows.class_id) >= 0).sum()),
+        "segments_in_bank": int((np.asarray(model.bank.rows.row) >= 0).sum()),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }

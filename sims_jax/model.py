@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from sims_jax import pipeline
-from sims_jax.bank.match import score_unit
-from sims_jax.bank.store import Store, empty_bank, open_bank, to_device
+from sims_jax.bank.device import empty_bank, to_device
+from sims_jax.bank.score import score_unit
+from sims_jax.bank.store import Store, open_bank
 from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
 from sims_jax.checkpoints import restore_finished
 from sims_jax.config import load_config, make
@@ -144,10 +145,9 @@ class Model:
             instances=instances,
             adherence=adherence,
         )
-        photo = self.bank.rows.photo[pipeline.chosen_rows(matches)]
-        synthesis, matches, photo = jax.device_get((synthesis, matches, photo))
+        synthesis, matches = jax.device_get((synthesis, matches))
         size = layouts.shape[-2:]
-        results = [self._result(synthesis, matches, photo, b, size) for b in range(len(working))]
+        results = [self._result(synthesis, matches, b, size) for b in range(len(working))]
         return results if layouts.ndim == 3 else results[0]
 
     def _read_layouts(self, layout: ArrayLike | os.PathLike) -> UInt8[np.ndarray, "*B H W"]:
@@ -175,17 +175,12 @@ class Model:
         unknown = sorted(set(exclude) - set(self.photo_ids))
         if unknown:
             raise InputError(f"exclude: photo {unknown[0]!r} is not in the bank; check its id")
-        excluded = np.zeros(self.bank.rows.layouts.shape[0], dtype=bool)
-        excluded[: len(self.photo_ids)] = [photo in exclude for photo in self.photo_ids]
+        # An empty bank has one photo, of void.
+        excluded = np.array([photo in exclude for photo in self.photo_ids] or [False])
         return np.broadcast_to(excluded, (batch, len(excluded)))
 
     def _result(
-        self,
-        synthesis: Synthesis,
-        matches: Matches,
-        photo: Int[np.ndarray, "B N"],
-        b: int,
-        size: tuple[int, int],
+        self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]
     ) -> Result:
         canvas = jax.tree.map(lambda x: x[b], synthesis.canvas)
         return Result(
@@ -193,11 +188,11 @@ class Model:
             canvas=_resize_photo(canvas.rgb, size),
             canvas_mask=resize_labels(canvas.mask, size),
             layout=resize_labels(canvas.layout, size),
-            segments=tuple(self._sources(synthesis, matches, photo, b, size)),
+            segments=tuple(self._sources(synthesis, matches, b, size)),
             left_out=int(matches.segments.left_out[b]),
         )
 
-    def _sources(self, synthesis, matches, photo, b, size) -> Iterator[Source]:
+    def _sources(self, synthesis, matches, b, size) -> Iterator[Source]:
         segments = jax.tree.map(lambda x: x[b], matches.segments)
         scale = np.tile(np.asarray(size) / np.asarray(self.spec.image_size), 2)
         unit = score_unit(self.spec.grid)
@@ -207,7 +202,7 @@ class Model:
             yield Source(
                 class_name=self.labels.classes[segments.class_id[n]],
                 box=tuple(np.round(segments.box_yx[n] * scale).astype(int).tolist()),
-                photo_id=self.photo_ids[photo[b, n]] if row >= 0 else None,
+                photo_id=self.photo_ids[row // self.spec.max_segments] if row >= 0 else None,
                 row_id=row if row >= 0 else None,
                 score=float(matches.score[b, n, chosen]) / unit,
                 affine=synthesis.affine[b, n] if row >= 0 else np.eye(2, 3, dtype=np.float32),
@@ -232,9 +227,8 @@ def assemble(config: ConfigDict, store: Store, params: dict) -> Model:
     """A model of its parts: the networks' parameters by name, and an opened bank."""
     bank = to_device(store)
     params = pipeline.Params(**params, networks=make_networks(config, store.spec.labels))
-    sharding = bank.rows.photo.sharding
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    if bank.rows.mesh is not None:
+        everywhere = jax.sharding.NamedSharding(bank.rows.mesh, jax.sharding.PartitionSpec())
         params = jax.device_put(params, everywhere)
     return Model(config=config, params=params, bank=bank, photo_ids=store.ids)
 

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from sims_jax.bank.match import match
 from sims_jax.canvas.align import align
@@ -37,7 +38,17 @@ from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.ops.affine import sample_affine
 from sims_jax.rng import stream_key
-from sims_jax.types import Bank, Canvas, Matches, Pixels, Segments, Synthesis
+from sims_jax.types import (
+    BANK_AXIS,
+    Bank,
+    BankSpec,
+    Canvas,
+    Matches,
+    Photos,
+    Pixels,
+    Segments,
+    Synthesis,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +101,58 @@ def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Match
     return matches.replace(chosen=jnp.clip(candidate, 0, jnp.maximum(found - 1, 0)))
 
 
+def sample_candidates(
+    matches: Matches, key: Key[Array, ""], among: Int[Array, ""] | int
+) -> Matches:
+    """Uses one of the `among` best rows of every segment, drawn by `key`; each as likely."""
+    found = jnp.clip((matches.row >= 0).sum(axis=-1), 1, among)
+    return matches.replace(chosen=jax.random.randint(key, found.shape, 0, found, jnp.int32))
+
+
+def choose_rows(matches: Matches, row: Int[Array, "B N"]) -> Matches:
+    """Uses rows of one's own choice, photo * N + component; -1 leaves a segment as it is.
+
+    A row's score is not asked for, and told as 0.
+    """
+    used = jnp.arange(matches.row.shape[-1]) == matches.chosen[..., None]
+    replaced = used & (row >= 0)[..., None]
+    return matches.replace(
+        row=jnp.where(replaced, row[..., None], matches.row),
+        score=jnp.where(replaced, jnp.uint32(0), matches.score),
+    )
+
+
 def gather(bank: Bank, matches: Matches) -> Pixels:
-    """Reads the chosen rows' photos and cuts; rows of -1 give empty cuts."""
+    """Reads the chosen rows' photos and cuts; rows of -1 give empty cuts.
+
+    Of a sharded bank each device reads the winners it has, and their sum is everyone's: what
+    devices exchange are the winners' pixels alone.
+    """
     row = chosen_rows(matches)
-    photo = jnp.where(row >= 0, bank.rows.photo[row], 0)
-    component = bank.rows.component[row][..., None, None]
-    cut = (bank.photos.component[photo] == component) & (row >= 0)[..., None, None]
-    return Pixels(photo=bank.photos.photo[photo], mask=cut)
+    mesh = bank.rows.mesh
+    if mesh is None:
+        return _read_pixels(bank.photos, bank.rows.spec, row, 1)
+
+    def read(photos: Photos, row: Int[Array, "B N"]) -> Pixels:
+        here = row // bank.rows.spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
+        own = _read_pixels(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size)
+        photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
+        return Pixels(photo=photo, mask=mask.astype(bool))
+
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
+    )(bank.photos, row)
+
+
+def _read_pixels(photos: Photos, spec: BankSpec, row: Int[Array, "B N"], devices: int) -> Pixels:
+    """From one share of `devices`; zeros for rows of -1."""
+    photo, component = jnp.divmod(row, spec.max_segments)
+    place = jnp.where(row >= 0, photo // devices, 0)
+    there = (row >= 0)[..., None, None]
+    cut = photos.component[place] == component[..., None, None].astype(jnp.int16)
+    rgb = jnp.where(there[..., None], photos.photo[place], jnp.uint8(0))
+    return Pixels(photo=rgb, mask=cut & there)
 
 
 def render(

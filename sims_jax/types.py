@@ -6,7 +6,7 @@ Letters used in every shape of the project:
     h w   the retrieval grid, cells over the whole frame
     C     classes of the label space (void is not one of them)
     N     static maximum of segments a layout
-    R     rows of a memory bank, padding included      P   photos of it
+    R     rows of a memory bank                        P   photos of it
     K     candidates retrieved for a segment           B   batch
 
 Boxes are half-open `(y0, x0, y1, x1)`. Padding has `class_id` -1; "no row" is -1.
@@ -15,10 +15,14 @@ Images are float32 in [0, 1], except in storage, where they are uint8.
 
 import dataclasses
 
+import jax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int16, UInt8, UInt16, UInt32
 
 from sims_jax.labels import LabelSpace
+
+TILE = 32  # rows of a bank that are bounded together
+BANK_AXIS = "bank"  # of the mesh a bank is sharded over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,29 +61,40 @@ class Segments:
 
 @struct.dataclass
 class Rows:
-    """What retrieval reads: one row a stored segment, sorted by (class, photo, component)."""
+    """What retrieval reads: one row a stored segment, in tiles of TILE rows of one class.
 
-    photo: Int[Array, "R"]
-    component: Int[Array, "R"]
-    class_id: Int[Array, "R"]
-    area: Int[Array, "R"]  # grid cells
-    box_yx: Int[Array, "R 4"]  # grid cells, not enlarged
-    mask: UInt32[Array, "R words"]  # the segment's cells, packed
-    layouts: UInt8[Array, "P h w"]  # the photos' layouts on the grid
+    A row's number is photo * N + component: it says where its pixels are, and orders ties. Each of
+    D devices has the photos of one remainder modulo D with all their rows; its share is sorted by
+    class and, within one, so that the rows of a tile lie alike in the frame. T tiles are those of
+    all shares, one after the other. Cells are packed as in
+    `sims_jax.bank.grid`.
+    """
+
+    row: Int[Array, "T tile"]  # -1 where a tile is filled up
+    outline: Int[Array, "_T 10 tile"]  # areas and boxes, see `sims_jax.bank.grid`; shares are padded
+    sketch: UInt16[Array, "T tile counts"]  # labels of the context, roughly
+    mask: UInt32[Array, "T tile words"]
+    labels: UInt32[Array, "P bits words"]  # the photos' class ids on the grid, bit by bit
+    first_tile: Int[Array, "D ends"]  # of each class in the share, and the end: C + 1
     spec: BankSpec = struct.field(pytree_node=False)
+    class_tiles: int = struct.field(pytree_node=False)  # no class has more of them in a share
+    mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False)  # None for one device
 
 
 @struct.dataclass
 class Photos:
-    """What composition reads: every photo once, with its component map."""
+    """What composition reads: every photo once, with its component map; as `Rows.labels` ordered.
+
+    Photo p is entry p // D of share p % D.
+    """
 
     photo: UInt8[Array, "P H W 3"]
-    component: Int[Array, "P H W"]  # -1 where there is no row
+    component: Int16[Array, "P H W"]  # -1 where there is no row
 
 
 @struct.dataclass
 class Bank:
-    """The memory bank on the devices; sharded over rows and over photos."""
+    """The memory bank on the devices; sharded over photos, and their rows with them."""
 
     rows: Rows
     photos: Photos

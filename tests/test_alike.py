@@ -12,7 +12,8 @@ from scipy import ndimage
 from sims_jax import pipeline
 from sims_jax.bank.build import build_bank
 from sims_jax.bank.donors import find_donors
-from sims_jax.bank.store import open_bank, to_device
+from sims_jax.bank.device import to_device
+from sims_jax.bank.store import open_bank
 from sims_jax.canvas.compose import elide, paste
 from sims_jax.canvas.order import rank_by_prior
 from sims_jax.canvas.simulate import SimulationConfig, simulate

@@ -1,6 +1,11 @@
 """Retrieval against a slow twin: python loops over raw layouts, integers, the contract alone."""
 
+import math
 import pathlib
+import re
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +14,16 @@ import pytest
 from PIL import Image
 from test_segments import LABELS, blocky_layouts, jitted_split, toy_spec, twin_split
 
-from sims_jax.bank.build import describe_photo, prepare_example
-from sims_jax.bank.match import CONTEXT_FRAC, match, score_pairs
-from sims_jax.bank.store import Store, empty_bank, sort_rows, to_device
+from sims_jax.bank import search
+from sims_jax.bank.device import empty_bank, to_device
+from sims_jax.bank.grid import CONTEXT_FRAC
+from sims_jax.bank.match import match
+from sims_jax.bank.score import score_pairs
+from sims_jax.bank.photo import describe_photo, prepare_example
+from sims_jax.bank.store import Store, sort_rows
 from sims_jax.labels import CAMVID, VOID
 from sims_jax.ops.affine import enlarge_box
+from sims_jax.pipeline import gather
 from sims_jax.types import BankSpec
 
 
@@ -77,13 +87,13 @@ def twin_match(photos, layouts, spec, candidates, exclude):
 
 
 def assert_equals_twin(rows, matches, twin):
-    photo, component = np.asarray(rows.photo), np.asarray(rows.component)
+    limit = rows.spec.max_segments
     row, score = np.asarray(matches.row), np.asarray(matches.score)
     for b, found in enumerate(twin):
         for n in range(row.shape[1]):
             expected = found[n] if n < len(found) else []
             got = [
-                (int(s), int(photo[r]), int(component[r]))
+                (int(s), int(r) // limit, int(r) % limit)
                 for r, s in zip(row[b, n], score[b, n], strict=True)
                 if r >= 0
             ]
@@ -127,14 +137,17 @@ def store_of(layouts, spec):
 
 @pytest.fixture(scope="module")
 def toy():
+    return make_toy()
+
+
+def make_toy():
     """Photos with planted copies (ties), two query layouts, one of them a photo's."""
     spec = toy_spec()
     photos = blocky_layouts(5, 9, spec.image_size)
     photos[4] = photos[1]
     photos[7] = photos[1]
     photos[8] = VOID
-    queries = np.stack([photos[1], blocky_layouts(6, 1, spec.image_size)[0]])
-    return spec, photos, queries
+    return spec, photos, np.stack([photos[1], blocky_layouts(6, 1, spec.image_size)[0]])
 
 
 jitted_match = jax.jit(match, static_argnames="candidates")
@@ -147,7 +160,7 @@ def test_match_equals_twin(toy, candidates):
     twin = twin_match(photos, queries, spec, candidates, np.zeros((2, 9), bool))
     matches = jitted_match(bank.rows, queries, candidates=candidates)
     assert_equals_twin(bank.rows, matches, twin)
-    best = np.asarray(bank.rows.photo)[np.asarray(matches.row)[0, :3, 0]]
+    best = np.asarray(matches.row)[0, :3, 0] // spec.max_segments
     assert (best == 1).all()  # of three copies the first
     assert not np.asarray(matches.chosen).any()
 
@@ -183,10 +196,101 @@ def test_eight_devices_equal_one(toy):
     assert len(eight.rows.mask.sharding.device_set) == 8
     exclude = np.zeros((2, 9), bool)
     exclude[0, 2] = True
-    padded = np.pad(exclude, ((0, 0), (0, eight.rows.layouts.shape[0] - 9)))
     expected = jitted_match(one.rows, queries, candidates=6, exclude=exclude)
-    found = jitted_match(eight.rows, queries, candidates=6, exclude=padded)
+    found = jitted_match(eight.rows, queries, candidates=6, exclude=exclude)
     jax.tree.map(np.testing.assert_array_equal, expected, found)
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """More rows than a class's tile holds, many of them equal, and queries."""
+    spec = toy_spec()
+    photos = blocky_layouts(11, 120, spec.image_size, block=8)
+    photos[60:90] = photos[:30]
+    queries = blocky_layouts(12, 2, spec.image_size, block=8)
+    return spec, photos, queries, twin_match(photos, queries, spec, 7, np.zeros((2, 120), bool))
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_match_of_many_tiles_equals_twin(crowd, devices):
+    spec, photos, queries, twin = crowd
+    rows = bank_of(photos, spec, jax.devices()[:devices]).rows
+    assert np.diff(np.asarray(rows.first_tile), axis=1).max() > 1
+    assert_equals_twin(rows, jitted_match(rows, queries, candidates=7), twin)
+
+
+def test_many_rounds_equal_one(crowd, monkeypatch):
+    spec, photos, queries, twin = crowd
+    for name in ("_TILES_A_ROUND", "_MASKS_A_ROUND", "_CONTEXTS_A_ROUND", "_WON_A_ROUND"):
+        monkeypatch.setattr(search, name, 1)
+    monkeypatch.setattr(search, "_GROUP", 5)
+    monkeypatch.setattr(search, "_PIECE", 3)
+    rows = bank_of(photos, spec).rows
+    rounds = jax.jit(lambda rows, queries: match(rows, queries, candidates=7))
+    assert_equals_twin(rows, rounds(rows, queries), twin)
+
+
+def test_devices_exchange_candidates_and_winners_alone(toy):
+    """From the compiled program: bytes depend on K and the devices, not on the bank."""
+    spec, photos, queries = toy
+
+    def exchanged(count):
+        bank = bank_of(np.tile(photos, (count, 1, 1)), spec, jax.devices()[:8])
+
+        def run(bank, queries):
+            return gather(bank, match(bank.rows, queries, candidates=6))
+
+        text = jax.jit(run).lower(bank, queries).compile().as_text()
+        pattern = r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\("
+        shapes = [shape for found in re.findall(pattern, text) for shape in read_shapes(found)]
+        return sorted(shapes)
+
+    found = exchanged(1)
+    segments = queries.shape[0] * spec.max_segments
+    candidates = 2 * segments * 8 * 6 * 4  # scores and rows of all devices
+    pixels = segments * math.prod(spec.image_size) * 4  # photo and mask, a byte each
+    assert sum(found) == candidates + pixels
+    assert exchanged(4) == found
+
+
+def read_shapes(text):
+    """Bytes of each array in an HLO shape such as `(u32[2,3]{1,0}, u8[4]{0})`."""
+    sizes = {"u8": 1, "s8": 1, "pred": 1, "u32": 4, "s32": 4, "f32": 4}
+    return [
+        sizes[kind] * math.prod(int(side) for side in sides.split(",") if side)
+        for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", text)
+    ]
+
+
+def test_two_processes_equal_one(toy, tmp_path):
+    """`jax.distributed`: half the devices, and so half the rows, in each of two processes."""
+    spec, photos, queries = toy
+    expected = jitted_match(bank_of(photos, spec).rows, queries, candidates=6)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    commands = [
+        [sys.executable, __file__, address, str(index), str(tmp_path / f"{index}.npz")]
+        for index in range(2)
+    ]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()
+    for index in range(2):
+        with np.load(tmp_path / f"{index}.npz") as found:
+            np.testing.assert_array_equal(found["row"], expected.row)
+            np.testing.assert_array_equal(found["score"], expected.score)
+
+
+def match_in_one_of_two_processes(address, index, path):
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(address, 2, int(index))
+    assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
+    spec, photos, queries = make_toy()
+    rows = bank_of(photos, spec, jax.devices()).rows
+    matches = jitted_match(rows, queries, candidates=6)
+    np.savez(path, row=matches.row, score=matches.score)
 
 
 def test_eager_equals_jit(toy):
@@ -251,3 +355,7 @@ def test_match_equals_twin_on_camvid(camvid_root):
     twin = twin_match(photos, queries, spec, 10, np.zeros((3, 20), bool))
     matches = jitted_match(bank.rows, queries, candidates=10)
     assert_equals_twin(bank.rows, matches, twin)
+
+
+if __name__ == "__main__":
+    match_in_one_of_two_processes(*sys.argv[1:])

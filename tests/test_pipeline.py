@@ -1,5 +1,7 @@
 """The whole pipeline on small scenes, with networks that have learned nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ from PIL import Image
 
 import sims_jax
 from sims_jax import model, pipeline
-from sims_jax.bank.match import score_pairs, score_unit
-from sims_jax.bank.store import to_device
+from sims_jax.bank.score import score_pairs, score_unit
+from sims_jax.bank.device import to_device
 from sims_jax.config import save_config
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID, write_layout
@@ -18,6 +20,26 @@ from sims_jax.labels import VOID, write_layout
 @pytest.fixture(scope="module")
 def layouts(tiny_stores):
     return tiny_stores[1].layout
+
+
+@pytest.fixture(scope="module")
+def found(tiny_model, layouts):
+    """(params, layouts, matches, pixels) of two layouts, on one device: what `render` takes."""
+
+    @jax.jit
+    def find(bank, layouts):
+        matches = pipeline.match(bank.rows, layouts, candidates=3)
+        return matches, pipeline.gather(bank, matches)
+
+    everything = tiny_model.params, layouts[:2], *find(tiny_model.bank, layouts[:2])
+    return jax.device_put(jax.device_get(everything), jax.devices()[0])
+
+
+def synthesize(model, layout, **options):
+    """As `Model.synthesize` calls the pipeline: so that tests share its programs."""
+    exclude = np.zeros((1, len(model.photo_ids)), bool)
+    fixed = dict(candidate=np.int32(0), exclude=exclude, instances=None, adherence=None)
+    return pipeline.synthesize(model.params, model.bank, layout[None], **fixed | options)
 
 
 def test_any_size_in_the_same_size_out_and_sources_are_named(tiny_model, tiny_stores, layouts):
@@ -38,8 +60,9 @@ def test_sources_tell_the_truth(tiny_model, tiny_stores, layouts):
     store = tiny_stores[0]
     for source in tiny_model.synthesize(layouts[1]).segments:
         if source.row_id is not None:
-            assert store.ids[store.row_photo[source.row_id]] == source.photo_id
-            name = tiny_model.labels.classes[store.row_class[source.row_id]]
+            photo, component = divmod(source.row_id, store.spec.max_segments)
+            assert store.ids[photo] == source.photo_id
+            name = tiny_model.labels.classes[store.row_class[store.row_of[photo, component]]]
             assert name == source.class_name
             assert 0 <= source.score <= 2
 
@@ -61,39 +84,33 @@ def test_a_batch_equals_the_loop(tiny_model, layouts):
         assert [s.row_id for s in one.segments] == [s.row_id for s in alone.segments]
 
 
-def test_render_vmaps_and_jits(tiny_model, layouts):
-    layouts = jnp.asarray(layouts[:2])
-    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=3)
-    pixels = pipeline.gather(tiny_model.bank, matches)
-    params = tiny_model.params
-    plain = pipeline.render(params, layouts, matches, pixels)
-    jitted = jax.jit(pipeline.render)(params, layouts, matches, pixels)
+def test_render_vmaps_and_jits(found):
+    params, *inputs = found
+    jitted = jax.jit(pipeline.render)(params, *inputs).photo
 
-    def alone(layout, matches, pixels):
-        add = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
-        return pipeline.render(params, layout[None], add(matches), add(pixels)).photo[0]
+    def alone(inputs):
+        return pipeline.render(params, *jax.tree.map(lambda x: x[None], inputs)).photo[0]
 
-    mapped = jax.vmap(alone)(layouts, matches, pixels)
-    np.testing.assert_allclose(plain.photo, jitted.photo, atol=1e-4)
-    np.testing.assert_allclose(plain.photo, mapped, atol=1e-4)
+    mapped = jax.jit(jax.vmap(alone))(inputs)
+    plain = alone(jax.tree.map(lambda x: x[1], inputs))
+    np.testing.assert_allclose(mapped, jitted, atol=1e-4)
+    np.testing.assert_allclose(plain, jitted[1], atol=1e-4)
 
 
-def test_gradients_reach_synthesis_and_transformer(tiny_model, tiny_stores, layouts):
-    layouts = jnp.asarray(layouts[:1])
-    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=3)
-    pixels = pipeline.gather(tiny_model.bank, matches)
-    truth = jnp.asarray(tiny_stores[1].photo[:1]).astype(jnp.float32) / 255
-
-    def loss(params):
-        # Every answer of the transformer counts as helpful, or the untrained one would be ignored.
-        return jnp.abs(pipeline.render(params, layouts, matches, pixels).photo - truth).mean()
-
+def test_gradients_reach_synthesis_and_transformer(found, tiny_stores, monkeypatch):
     import sims_jax.canvas.align as align
 
-    patch = pytest.MonkeyPatch()
-    with patch.context() as context:
-        context.setattr(align, "MIN_GAIN", -2.0)
-        gradient = jax.grad(loss)(tiny_model.params)
+    params, *inputs = found
+    truth = jnp.asarray(tiny_stores[1].photo[:2]).astype(jnp.float32) / 255
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        return jnp.abs(pipeline.render(params, *inputs).photo - truth).mean()
+
+    # Every answer of the transformer counts as helpful, or the untrained one would be ignored.
+    monkeypatch.setattr(align, "MIN_GAIN", -2.0)
+    gradient = slope(params)
     for name in ("synthesis", "transformer"):
         leaves = jax.tree.leaves(getattr(gradient, name))
         assert all(np.isfinite(leaf).all() for leaf in leaves), name
@@ -105,11 +122,12 @@ def test_turned_answers_change_the_photo_in_segment_mode_only(tiny_model, layout
     heads = {
         name: jax.tree.map(jnp.negative, ordering[name]) for name in ("front_class", "front_first")
     }
-    turned = tiny_model.params.replace(ordering={"params": ordering | heads})
+    params = tiny_model.params.replace(ordering={"params": ordering | heads})
+    turned = dataclasses.replace(tiny_model, params=params)
     for adherence, changes in (("segment", True), ("layout", False)):
         photos = [
-            pipeline.synthesize(params, tiny_model.bank, layouts, adherence=adherence)[0].photo
-            for params in (tiny_model.params, turned)
+            [model.synthesize(layout, adherence=adherence).photo for layout in layouts]
+            for model in (tiny_model, turned)
         ]
         assert (not np.array_equal(*photos)) == changes, adherence
 
@@ -146,14 +164,28 @@ def test_excluded_photos_and_other_candidates(tiny_model, layouts):
     assert all(a.score >= b.score for a, b in zip(best.segments, second.segments, strict=True))
 
 
-def test_a_row_of_ones_own_choice(tiny_model, layouts):
-    layouts = jnp.asarray(layouts[:1])
-    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=3)
-    edited = matches.replace(row=matches.row.at[0, 0, 0].set(matches.row[0, 0, 2]))
-    pixels = [pipeline.gather(tiny_model.bank, m).photo for m in (matches, edited)]
-    second = pipeline.gather(tiny_model.bank, pipeline.choose_candidate(matches, 2)).photo
+def test_a_row_of_ones_own_choice(found, tiny_model):
+    _, _, matches, _ = jax.device_get(found)
+    row = matches.row.copy()
+    row[0, 0, 0] = row[0, 0, 2]
+    gather = jax.jit(pipeline.gather)
+    pixels = [gather(tiny_model.bank, m).photo for m in (matches, matches.replace(row=row))]
+    second = gather(tiny_model.bank, pipeline.choose_candidate(matches, 2)).photo
     np.testing.assert_array_equal(pixels[1][0, 0], second[0, 0])
     np.testing.assert_array_equal(pixels[1][0, 1:], pixels[0][0, 1:])
+
+
+def test_candidates_are_sampled_by_key(tiny_model, layouts):
+    layouts = jnp.asarray(layouts)
+    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=4)
+    found = np.asarray((matches.row >= 0).sum(axis=-1))
+    first, again, other = (
+        np.asarray(pipeline.sample_candidates(matches, jax.random.key(seed), 3).chosen)
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first < np.maximum(np.minimum(found, 3), 1)).all() and len(np.unique(first)) == 3
 
 
 def test_instances_cut_segments(tiny_model):
@@ -176,10 +208,11 @@ def test_coarse_layouts_become_dense(tiny_model, tiny_stores):
 
 
 def test_one_device_equals_eight(tiny_model, tiny_stores, layouts):
-    alone = to_device(tiny_stores[0], jax.devices()[:1])
     params = jax.device_put(jax.device_get(tiny_model.params), jax.devices()[0])
-    synthesis, matches = pipeline.synthesize(params, alone, layouts[:1])
-    sharded, sharded_matches = pipeline.synthesize(tiny_model.params, tiny_model.bank, layouts[:1])
+    bank = to_device(tiny_stores[0], jax.devices()[:1])
+    alone = dataclasses.replace(tiny_model, params=params, bank=bank)
+    synthesis, matches = synthesize(alone, layouts[0])
+    sharded, sharded_matches = synthesize(tiny_model, layouts[0])
     np.testing.assert_array_equal(matches.row, sharded_matches.row)
     np.testing.assert_allclose(synthesis.photo, sharded.photo, atol=1e-4)
 

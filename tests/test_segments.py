@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sims_jax.bank.segments import grid_masks, split_layout
+from sims_jax.bank.segments import split_layout
 from sims_jax.labels import VOID, LabelSpace
 from sims_jax.types import BankSpec
 
@@ -135,24 +135,3 @@ def test_void_layout_has_no_segments():
     segments = jitted_split(np.full((1, 24, 32), VOID, np.uint8), spec=toy_spec())
     assert not np.asarray(segments.valid).any()
     assert (np.asarray(segments.component) == -1).all()
-
-
-def test_grid_masks_equal_twin():
-    spec = toy_spec(size=(25, 33), grid=(7, 11), min_area_frac=0.0)
-    layouts = blocky_layouts(3, 3, spec.image_size)
-    component = jitted_split(layouts, spec=spec).component
-    masks, area, box = map(np.asarray, grid_masks(component, spec))
-    component = np.asarray(component)
-    rows = [((2 * i + 1) * 25) // 14 for i in range(7)]
-    columns = [((2 * j + 1) * 33) // 22 for j in range(11)]
-    for b in range(3):
-        cells = component[b][np.ix_(rows, columns)]
-        for n in range(spec.max_segments):
-            mask = cells == n
-            bits = np.pad(mask.ravel(), (0, 96 - 77))
-            words = np.packbits(bits, bitorder="little").view("<u4")
-            np.testing.assert_array_equal(masks[b, n], words)
-            assert area[b, n] == mask.sum()
-            ys, xs = np.nonzero(mask)
-            expected = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1] if ys.size else [0] * 4
-            assert box[b, n].tolist() == expected

@@ -11,9 +11,9 @@ import pathlib
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from sims_jax.bank.match import match
+from sims_jax.bank.match import search
 from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import Store
 from sims_jax.errors import InputError
@@ -21,6 +21,7 @@ from sims_jax.progress import progress
 from sims_jax.types import Bank
 
 _ARRAY = "row"
+BATCH = 16  # photos searched for at once
 
 
 def find_donors(
@@ -50,30 +51,31 @@ def find_donors(
     if path.exists():
         arrays, _ = read_part(path)
         return arrays[_ARRAY]
-    exclude = near_photos(
-        list(zip(queries.videos, queries.frames.tolist(), strict=True)),
-        list(zip(rows_store.videos, rows_store.frames.tolist(), strict=True)),
-        near_frames,
-    )
-    rows = _match_photos(queries, bank, exclude, candidates)
+    places = line_up(_frames(queries), _frames(rows_store), near_frames)
+    rows = _search(queries, rows_store, bank, places, candidates, near_frames)
     write_part(path, {_ARRAY: rows}, {"candidates": candidates, "near_frames": near_frames})
     return rows
 
 
-def near_photos(
+def line_up(
     queries: list[tuple[str, int]], photos: list[tuple[str, int]], near_frames: int
-) -> Bool[np.ndarray, "Q P"]:
-    """Which photos are one with, or near frames of, which queries; both as (video, frame).
+) -> tuple[Int[np.ndarray, "Q"], Int[np.ndarray, "P"]]:
+    """Places on one line: at most `near_frames` apart are near frames of one video, and only they.
 
-    Near are at most `near_frames` positions apart in the list of the video's frames, sorted, of
-    both together.
+    Both are given as (video, frame). Near are at most `near_frames` positions apart in the list of
+    the video's frames, sorted, of both together.
     """
-    ordered = sorted({*queries, *photos})  # a video's frames stand together, in order
-    position = {one: index for index, one in enumerate(ordered)}
-    first, second = (np.array([position[one] for one in some]) for some in (queries, photos))
-    video_a, video_b = (np.array([video for video, _ in some]) for some in (queries, photos))
-    apart = np.abs(first[:, None] - second[None, :])
-    return (video_a[:, None] == video_b[None, :]) & (apart <= near_frames)
+    place, places = 0, {}
+    previous = None
+    for video, frame in sorted({*queries, *photos}):  # a video's frames stand together, in order
+        place += 1 if video == previous else near_frames + 1
+        places[video, frame], previous = place, video
+    first, second = (np.array([places[one] for one in some]) for some in (queries, photos))
+    return first, second
+
+
+def _frames(store: Store) -> list[tuple[str, int]]:
+    return list(zip(store.videos, store.frames.tolist(), strict=True))
 
 
 def _donor_folder(
@@ -83,24 +85,35 @@ def _donor_folder(
     return queries.folder / f"donors-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _match_photos(
-    queries: Store, bank: Bank, exclude: Bool[np.ndarray, "Q P"], candidates: int
+def _search(
+    queries: Store,
+    rows_store: Store,
+    bank: Bank,
+    places: tuple[np.ndarray, np.ndarray],
+    candidates: int,
+    near_frames: int,
 ) -> Int[np.ndarray, "R K"]:
-    match_photo = jax.jit(match, static_argnames="candidates")
-    padding = bank.rows.layouts.shape[0] - exclude.shape[1]
-    exclude = np.pad(exclude, ((0, 0), (0, padding)))
+    """The components are known, so that nothing has to be split."""
+    run = jax.jit(search, static_argnames="candidates")
     found = np.full((queries.row_photo.size, candidates), -1, np.int32)
+    limit = queries.spec.max_segments
     with progress("donors: photos", len(queries.ids)) as bar:
-        for photo in range(len(queries.ids)):
-            instances = None if queries.instances is None else queries.instances[photo : photo + 1]
-            matches = match_photo(
+        for start in range(0, len(queries.ids), BATCH):
+            # The last batch is filled up, so that one program serves all.
+            some = np.arange(start, start + BATCH).clip(max=len(queries.ids) - 1)
+            row_of = queries.row_of[some]
+            class_id = np.where(row_of >= 0, queries.row_class[row_of], -1).astype(np.int32)
+            near = np.abs(places[0][some, None] - places[1]) <= near_frames
+            best = run(
                 bank.rows,
-                queries.layout[photo : photo + 1],
+                queries.layout[some],
+                queries.component[some].astype(np.int32),
+                class_id,
                 candidates=candidates,
-                exclude=exclude[photo : photo + 1],
-                instances=instances,
+                exclude=near,
             )
-            rows = queries.row_of[photo]
-            found[rows[rows >= 0]] = np.asarray(matches.row[0])[rows >= 0]
-            bar.update()
+            photo, component = np.divmod(np.asarray(best.row), limit)
+            row = np.where(photo >= 0, rows_store.row_of[photo, component], -1)
+            found[row_of[row_of >= 0]] = row[row_of >= 0]
+            bar.update(min(BATCH, len(queries.ids) - start))
     return found

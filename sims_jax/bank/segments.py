@@ -8,10 +8,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Integer, UInt8, UInt32
+from jaxtyping import Array, Int, Integer, UInt8
 
 from sims_jax.labels import VOID
-from sims_jax.ops.bits import pack_bits
 from sims_jax.ops.components import (
     component_boxes,
     is_one_of,
@@ -19,7 +18,6 @@ from sims_jax.ops.components import (
     label_components,
     rank_components,
 )
-from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BankSpec, Segments
 
 # Class and instance share one integer: classes are uint8, so the instance starts at bit 8.
@@ -79,19 +77,3 @@ def _segment_kind(
     context = is_one_of(layout, spec.labels.ids(spec.labels.context))
     instance = jnp.where(context, 0, instance.astype(jnp.int32))
     return layout.astype(jnp.int32) + (instance << _INSTANCE_SHIFT)
-
-
-def grid_masks(
-    component: Int[Array, "B H W"], spec: BankSpec
-) -> tuple[UInt32[Array, "B N words"], Int[Array, "B N"], Int[Array, "B N 4"]]:
-    """Masks of segments on the retrieval grid: packed bits, area in cells, box in cells.
-
-    `component` is sampled nearest to `spec.grid`; a segment that falls between the cells has
-    no bit, area 0 and the empty box (0, 0, 0, 0).
-    """
-    cells = resize_labels(component, spec.grid)
-    index = jnp.arange(spec.max_segments, dtype=component.dtype)
-    masks = cells.reshape(cells.shape[0], 1, -1) == index[None, :, None]
-    area = jnp.sum(masks, axis=-1, dtype=jnp.int32)
-    box_yx = jax.vmap(lambda one: component_boxes(one, spec.max_segments))(cells)
-    return pack_bits(masks), area, box_yx

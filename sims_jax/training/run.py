@@ -22,8 +22,9 @@ from ml_collections import ConfigDict
 
 import sims_jax
 from sims_jax.bank.build import build_bank
+from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
-from sims_jax.bank.store import Store, open_bank, to_device
+from sims_jax.bank.store import Store, open_bank
 from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
 from sims_jax.config import save_config, write_json
 from sims_jax.data.source import Dataset, open_dataset

@@ -4,7 +4,6 @@ import json
 import pathlib
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from sims_jax.ops.sheet import write_picture
 
@@ -13,6 +12,8 @@ class MetricsWriter:
     """Writes metrics to `metrics.jsonl` and TensorBoard, and sheets to `sheets/`, in a workdir."""
 
     def __init__(self, workdir: pathlib.Path):
+        from tensorboardX import SummaryWriter  # loads Torch where there is one
+
         self._jsonl = workdir / "metrics.jsonl"
         self._sheets = workdir / "sheets"
         self._events = SummaryWriter(str(workdir / "events"))

@@ -1,0 +1,407 @@
+"""Retrieval at any size: ours against vector search, on the same rows and queries.
+
+    python -m benchmarks.retrieval --segments=60000 --grid=64x128 --queries=32 --json=FILE
+
+The bank is made of crops of layouts, flipped and shifted, some of them twice (ties); the queries
+are segments of other layouts. Layouts are drawn (`scenes`), or read from folders of PNGs:
+`--layouts=FOLDER --query-layouts=FOLDER` in the classes of `--labels`.
+
+`ours_pairs_per_s`: query segments × rows of their class in a second, whether pruned or scored, from
+split layouts to the ten best rows; `ours_ms_per_layout`: one layout of the batch, splitting
+included. The peers find the ten best rows of the same class by their masks alone, which is less
+than ours does, one call a class with all its queries: usearch's exact search of packed bits
+(Tanimoto) on all cores and on one, numpy's `bitwise_count`, and a float32 matrix product (these two
+on the first rows and queries of each class, for they are slow). All in turn, medians of `REPEATS`.
+
+`mismatches`: segments whose ten best rows differ from the numpy twin's, which scores every pair from
+raw layouts. `ours_effective_gb_s`: the mask bytes of all pairs in the time ours took, which pruning
+lets exceed `read_bandwidth_gb_s`, what this machine reads. The rows lie on as many devices as JAX
+has; a CPU is one, or as many as `--devices` says.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+from usearch.index import MetricKind
+from usearch.index import search as usearch_exact
+
+from sims_jax import labels as label_spaces
+from sims_jax.bank.device import to_device
+from sims_jax.bank.donors import BATCH as DONOR_BATCH
+from sims_jax.bank.match import match, search
+from sims_jax.bank.score import score_unit
+from sims_jax.bank.segments import split_layout
+from sims_jax.bank.store import Store, sort_rows
+from sims_jax.data.scenes import draw_scene
+from sims_jax.labels import VOID, LabelSpace
+from sims_jax.progress import progress
+from sims_jax.types import BankSpec
+
+REPEATS = 7
+CANDIDATES = 10
+MAX_SEGMENTS = 64
+MIN_AREA_FRAC = 0.0006
+NUM_SCENES = 150
+CROP = (0.6, 1.0)  # of the frame's sides
+TWIN_EVERY = 50  # photos: so often one is a copy of an earlier one
+SPLIT_BATCH = 64
+SLOW_ROWS, SLOW_QUERIES = 4096, 16
+CONTEXT_EIGHTHS = 1  # of a box's side, on each side
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--segments", required=True, type=int, help="rows of the bank")
+    parser.add_argument("--grid", required=True, type=parse_size, help="HxW in cells")
+    parser.add_argument("--queries", required=True, type=int, help="layouts")
+    parser.add_argument("--json", required=True, type=pathlib.Path)
+    parser.add_argument("--layouts", type=pathlib.Path, help="PNGs of ids; else scenes are drawn")
+    parser.add_argument("--query-layouts", type=pathlib.Path, help="others, not in the bank")
+    parser.add_argument("--labels", default="SCENES", choices=("SCENES", "CAMVID", "CITYSCAPES"))
+    parser.add_argument("--devices", type=int, default=1, help="of a CPU")
+    arguments = parser.parse_args()
+    if jax.config.jax_platforms in (None, "cpu"):
+        jax.config.update("jax_num_cpu_devices", arguments.devices)
+    label_space = getattr(label_spaces, arguments.labels)
+    spec = BankSpec(label_space, arguments.grid, arguments.grid, MAX_SEGMENTS, MIN_AREA_FRAC)
+    sources, query_sources = read_sources(arguments, label_space)
+    rng = np.random.default_rng(0)
+    store = make_store(sources, arguments.segments, spec, rng)
+    queries = np.stack([
+        crop(query_sources[i % len(query_sources)], 1.0, spec.grid, rng)
+        for i in range(arguments.queries)
+    ])  # fmt: skip
+    figures = measure(store, queries)
+    arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
+
+
+# --- the bank -------------------------------------------------------------------------------
+
+
+def read_sources(arguments, label_space: LabelSpace) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Layouts for the bank, and for the queries."""
+    if arguments.layouts is None:
+        size = tuple(2 * side for side in arguments.grid)
+        draw = lambda split, count: [  # noqa: E731
+            draw_scene(0, index, split, size)["layout"] for index in range(count)
+        ]
+        return draw("train", NUM_SCENES), draw("val", arguments.queries)
+    return tuple(
+        [read_ids(path, label_space) for path in sorted(folder.glob("*.png"))]
+        for folder in (arguments.layouts, arguments.query_layouts)
+    )
+
+
+def read_ids(path: pathlib.Path, label_space: LabelSpace) -> UInt8[np.ndarray, "H W"]:
+    ids = np.asarray(Image.open(path))
+    return np.where(ids < label_space.num_classes, ids, VOID).astype(np.uint8)
+
+
+def crop(
+    layout: UInt8[np.ndarray, "H W"], least: float, size: tuple[int, int], rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w"]:
+    """A part of a layout, of at least `least` of its sides, resampled nearest to `size`."""
+    sides = [int(side * rng.uniform(least, 1.0)) for side in layout.shape]
+    starts = [rng.integers(full - side + 1) for full, side in zip(layout.shape, sides, strict=True)]
+    rows, columns = (
+        start + (2 * np.arange(new) + 1) * side // (2 * new)
+        for start, side, new in zip(starts, sides, size, strict=True)
+    )
+    return layout[np.ix_(rows, columns)]
+
+
+def make_store(
+    sources: list[np.ndarray], segments: int, spec: BankSpec, rng: np.random.Generator
+) -> Store:
+    """A bank of at least so many rows; its photos are black, for nobody looks at them."""
+    split = jax.jit(split_layout, static_argnames="spec")
+    layouts, components, geometry = [], [], []
+    rows = photos = 0
+    with progress("bank: rows", segments) as bar:
+        while rows < segments:
+            batch = np.stack(list(draw_crops(sources, SPLIT_BATCH, spec.grid, rng)))
+            found = jax.device_get(split(batch, spec=spec))
+            photo, component = np.nonzero(found.class_id >= 0)
+            box = found.box_yx[photo, component]
+            columns = photo + photos, component, found.class_id[photo, component]
+            area = found.area_px[photo, component]
+            geometry.append(np.column_stack([*columns, area, box]).astype(np.int32))
+            layouts.append(batch)
+            components.append(found.component.astype(np.int16))
+            rows, photos = rows + len(photo), photos + len(batch)
+            bar.update(len(photo))
+    geometry = np.concatenate(geometry)
+    layout = np.concatenate(layouts)
+    return Store(
+        folder=pathlib.Path("memory"),
+        spec=spec,
+        digest="",
+        ids=tuple(map(str, range(photos))),
+        videos=tuple(map(str, range(photos))),
+        frames=np.zeros(photos, np.int32),
+        photo=np.broadcast_to(np.zeros(3, np.uint8), (*layout.shape, 3)),
+        layout=layout,
+        component=np.concatenate(components),
+        instances=None,
+        depth=None,
+        coarse=None,
+        **sort_rows(geometry, np.zeros((len(geometry), 13), np.float32), photos, spec),
+    )
+
+
+def draw_crops(
+    sources: list[np.ndarray], count: int, size: tuple[int, int], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    for index in range(count):
+        if index % TWIN_EVERY != TWIN_EVERY - 1:
+            layout = crop(sources[rng.integers(len(sources))], CROP[0], size, rng)
+            layout = layout[:, ::-1] if rng.random() < 0.5 else layout
+        yield layout
+
+
+# --- what is measured -----------------------------------------------------------------------
+
+
+def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, object]:
+    spec = store.spec
+    bank = to_device(store)
+    rows = bank.rows
+    segments = jax.device_get(jax.jit(split_layout, static_argnames="spec")(queries, spec=spec))
+    split = segments.component, segments.class_id
+    run = jax.jit(search, static_argnames="candidates")
+    run_match = jax.jit(match, static_argnames="candidates")
+    best = run(rows, queries, *split, candidates=CANDIDATES)
+    per_class = classes(store, queries, segments)
+    pairs = sum(len(own) * len(asked) for own, asked in per_class)
+    threads = os.cpu_count()
+    calls: dict[str, Callable[[], object]] = {
+        "ours": lambda: jax.block_until_ready(run(rows, queries, *split, candidates=CANDIDATES)),
+        "match": lambda: jax.block_until_ready(
+            run_match(rows, queries, candidates=CANDIDATES)
+        ),
+        f"usearch, {threads} threads": lambda: ask_usearch(per_class, threads),
+        "usearch, 1 thread": lambda: ask_usearch(per_class, 1),
+    }
+    seconds = median_seconds(calls)
+    slow = [(own[:SLOW_ROWS], asked[:SLOW_QUERIES]) for own, asked in per_class]
+    slow_pairs = sum(len(own) * len(asked) for own, asked in slow)
+    unpacked = [tuple(map(unpack, part)) for part in slow]
+    slow_seconds = median_seconds(
+        {
+            "numpy bitwise_count": lambda: ask_numpy(slow),
+            "float32 matrix product": lambda: ask_product(unpacked),
+        }
+    )
+    peers = {name: pairs / seconds[name] for name in seconds if name.startswith("usearch")}
+    peers |= {name: slow_pairs / each for name, each in slow_seconds.items()}
+    ours = pairs / seconds["ours"]
+    mask_bytes = rows.mask[0, 0].nbytes
+    return {
+        "segments": len(store.row_photo),
+        "ours_ms_per_layout": 1e3 * seconds["match"] / len(queries),
+        "ours_pairs_per_s": ours,
+        "peers": peers,
+        "ratio_best_peer": ours / max(peers.values()),
+        "ratio_numpy": ours / peers["numpy bitwise_count"],
+        "mismatches": count_mismatches(store, queries, segments, jax.device_get(best)),
+        "bytes_per_row": sum(x.nbytes for x in jax.tree.leaves(rows)) / len(store.row_photo),
+        "read_bandwidth_gb_s": read_bandwidth(),
+        "ours_effective_gb_s": ours * mask_bytes / 1e9,
+        "donors_pairs_per_s": measure_donors(store, rows),
+        "query_segments": int((segments.class_id >= 0).sum()),
+        "pairs": pairs,
+        "devices": [str(device) for device in jax.devices()],
+        "threads": threads,
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def median_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Each call's median, all of them in turn; the first round is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(REPEATS + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
+def classes(
+    store: Store, queries: UInt8[np.ndarray, "B h w"], segments
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each class the packed masks of its rows and of its query segments, uint8 [n, bytes]."""
+    result = []
+    for class_id in range(store.spec.labels.num_classes):
+        layout, number = np.nonzero(segments.class_id == class_id)
+        rows = np.flatnonzero(store.row_class == class_id)
+        if len(layout) and len(rows):
+            own = pack(store.component[store.row_photo[rows]], store.row_component[rows])
+            result.append((own, pack(segments.component[layout], number)))
+    return result
+
+
+def pack(component: np.ndarray, number: np.ndarray) -> UInt8[np.ndarray, "n bytes"]:
+    some = range(0, len(number), SLOW_ROWS)
+    masks = [component[i : i + SLOW_ROWS] == number[i : i + SLOW_ROWS, None, None] for i in some]
+    return np.concatenate([np.packbits(m.reshape(len(m), -1), axis=-1) for m in masks])
+
+
+def unpack(packed: UInt8[np.ndarray, "n bytes"]) -> np.ndarray:
+    return np.unpackbits(packed, axis=-1).astype(np.float32)
+
+
+def ask_usearch(per_class, threads: int) -> None:
+    for own, asked in per_class:
+        usearch_exact(own, asked, CANDIDATES, MetricKind.Tanimoto, exact=True, threads=threads)
+
+
+def ask_numpy(per_class) -> None:
+    for own, asked in per_class:
+        own_words = own.view(np.uint64)
+        area = np.bitwise_count(own_words).sum(axis=-1, dtype=np.int32)
+        for words in asked.view(np.uint64):
+            common = np.bitwise_count(own_words & words).sum(axis=-1, dtype=np.int32)
+            either = area + np.bitwise_count(words).sum(dtype=np.int32) - common
+            best_ten(common / np.maximum(either, 1))
+
+
+def ask_product(per_class) -> None:
+    for own, asked in per_class:
+        common = asked @ own.T
+        either = asked.sum(axis=-1)[:, None] + own.sum(axis=-1) - common
+        best_ten(common / np.maximum(either, 1))
+
+
+def best_ten(score: np.ndarray) -> np.ndarray:
+    return np.argpartition(score, -min(CANDIDATES, score.shape[-1]), axis=-1)[..., -CANDIDATES:]
+
+
+def read_bandwidth() -> float:
+    """GB a second of a sum over more words than any cache holds."""
+    words = jax.numpy.ones(2**27, jax.numpy.uint32)
+    add = jax.jit(lambda words: words.sum(dtype=words.dtype))
+    seconds = median_seconds({"sum": lambda: jax.block_until_ready(add(words))})
+    return words.nbytes / seconds["sum"] / 1e9
+
+
+def measure_donors(store: Store, rows) -> float:
+    """Pairs a second of bank photos against the bank, themselves excluded."""
+    some = np.linspace(0, len(store.ids) - 1, DONOR_BATCH).astype(int)
+    row_of = store.row_of[some]
+    class_id = np.where(row_of >= 0, store.row_class[row_of], -1).astype(np.int32)
+    exclude = some[:, None] == np.arange(len(store.ids))
+    arguments = rows, store.layout[some], store.component[some].astype(np.int32), class_id
+    run = jax.jit(search, static_argnames="candidates")
+    call = lambda: jax.block_until_ready(run(*arguments, CANDIDATES, exclude))  # noqa: E731
+    rows_of_class = np.bincount(store.row_class, minlength=store.spec.labels.num_classes)
+    pairs = rows_of_class[class_id[class_id >= 0]].sum()
+    return float(pairs / median_seconds({"donors": call})["donors"])
+
+
+# --- the twin -------------------------------------------------------------------------------
+
+
+def count_mismatches(store: Store, queries: np.ndarray, segments, best) -> int:
+    """Query segments whose best rows are not the twin's, which scores all pairs in integers."""
+    mismatches = 0
+    context = twin_contexts(store.component, store.row_photo, store.row_component, store.spec.grid)
+    labelled = twin_counts(store.layout != VOID, store.row_photo, context)
+    masks = [pack(store.component[store.row_photo[r]], store.row_component[r]) for r in (
+        np.flatnonzero(store.row_class == c) for c in range(store.spec.labels.num_classes)
+    ) if len(r)]  # fmt: skip
+    present = [c for c in range(store.spec.labels.num_classes) if (store.row_class == c).any()]
+    masks = dict(zip(present, masks, strict=True))
+    with progress("twin: layouts", len(queries)) as bar:
+        for b, layout in enumerate(queries):
+            valid = np.flatnonzero(segments.class_id[b] >= 0)
+            scores = twin_scores(store, layout, segments, b, valid, masks, context, labelled)
+            for n, score, rows in scores:
+                number = store.row_photo[rows] * MAX_SEGMENTS + store.row_component[rows]
+                order = np.lexsort((number, -score))[:CANDIDATES]
+                found = best.row[b, n] >= 0
+                same = np.array_equal(best.row[b, n][found], number[order])
+                mismatches += not (same and np.array_equal(best.score[b, n][found], score[order]))
+            bar.update()
+    return mismatches
+
+
+def twin_contexts(component, photo, number, grid) -> Int[np.ndarray, "R 4"]:
+    """The enlarged boxes, from the masks."""
+    boxes = []
+    for start in range(0, len(photo), SLOW_ROWS):
+        some = slice(start, start + SLOW_ROWS)
+        mask = component[photo[some]] == number[some, None, None]
+        ends = []
+        for axis, size in ((2, grid[0]), (1, grid[1])):
+            there = mask.any(axis=axis)
+            low, high = there.argmax(axis=1), size - there[:, ::-1].argmax(axis=1)
+            margin = -(-(high - low) * CONTEXT_EIGHTHS // 8)
+            ends.append((np.maximum(low - margin, 0), np.minimum(high + margin, size)))
+        boxes.append(np.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], axis=1))
+    return np.concatenate(boxes)
+
+
+def twin_counts(cells, photo, box) -> Int[np.ndarray, "R"]:
+    """True cells of each row's box in its photo, by summed-area tables."""
+    counts = np.zeros(len(photo), np.int64)
+    order = np.argsort(photo, kind="stable")
+    for start in range(0, len(cells), SLOW_ROWS // 4):
+        some = cells[start : start + SLOW_ROWS // 4]
+        table = np.pad(some.cumsum(1, dtype=np.int32).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+        mine = order[slice(*np.searchsorted(photo, (start, start + len(some)), sorter=order))]
+        p, (y0, x0, y1, x1) = photo[mine] - start, box[mine].T
+        counts[mine] = table[p, y1, x1] - table[p, y0, x1] - table[p, y1, x0] + table[p, y0, x0]
+    return counts
+
+
+def twin_scores(store, layout, segments, b, valid, masks, context, labelled):
+    """(segment, scores of all rows of its class, those rows) for one layout."""
+    grid, shift = store.spec.grid, score_unit(store.spec.grid).bit_length() - 1
+    numbers = valid.astype(np.int16)
+    component = np.broadcast_to(segments.component[b], (len(valid), *grid))
+    own_context = twin_contexts(component, np.arange(len(valid)), numbers, grid)
+    own_mask = pack(component, numbers)
+    # One query's common cells in a photo: a box sum over the cells of equal label.
+    equal = (store.layout == layout) & (layout != VOID)
+    own_labelled = twin_counts(np.broadcast_to(layout != VOID, (len(valid), *grid)),
+                               np.arange(len(valid)), own_context)  # fmt: skip
+    tables = np.pad(equal.cumsum(1, dtype=np.int16).cumsum(2, dtype=np.int16),
+                    ((0, 0), (1, 0), (1, 0)))  # fmt: skip
+    for i, n in enumerate(valid):
+        rows = np.flatnonzero(store.row_class == segments.class_id[b, n])
+        if not len(rows):
+            continue
+        own = masks[segments.class_id[b, n]].view(np.uint64)
+        common = np.bitwise_count(own & own_mask[i].view(np.uint64)).sum(axis=-1, dtype=np.int64)
+        area = np.bitwise_count(own).sum(axis=-1, dtype=np.int64)
+        union = area + np.bitwise_count(own_mask[i]).sum(dtype=np.int64) - common
+        low = np.maximum(context[rows, :2], own_context[i, :2])
+        high = np.maximum(np.minimum(context[rows, 2:], own_context[i, 2:]), low)
+        p, (y0, x0), (y1, x1) = store.row_photo[rows], low.T, high.T
+        same = tables[p, y1, x1] - tables[p, y0, x1] - tables[p, y1, x0] + tables[p, y0, x0]
+        same = same.astype(np.int64)
+        either = labelled[rows] + own_labelled[i] - same
+        yield n, sum(
+            (c << shift) // np.maximum(d, 1) for c, d in ((common, union), (same, either))
+        ), rows
+
+
+if __name__ == "__main__":
+    main()

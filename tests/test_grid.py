@@ -1,0 +1,85 @@
+"""Segments on the retrieval grid, against python loops."""
+
+import jax
+import numpy as np
+from test_match import nearest, twin_context
+from test_segments import blocky_layouts, jitted_split, toy_spec
+
+from sims_jax.bank.grid import (
+    AREA,
+    BOX,
+    CONTEXT,
+    LABELLED,
+    SKETCH_COLUMNS,
+    SKETCH_ROWS,
+    box_bits,
+    describe_segments,
+)
+from sims_jax.labels import VOID
+from sims_jax.ops.bits import WORD_BITS
+
+describe = jax.jit(describe_segments, static_argnames="spec")
+
+
+def unpack(words, grid):
+    """Bit maps as masks [..., h, w]."""
+    words = np.asarray(words)
+    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
+    columns = -(-grid[1] // WORD_BITS) * WORD_BITS
+    bits = bits.reshape(*words.shape[:-1], grid[0], columns)
+    assert not bits[..., grid[1] :].any()
+    return bits[..., : grid[1]].astype(bool)
+
+
+def test_description_equals_twin():
+    for grid in [(7, 11), (6, 40)]:
+        spec = toy_spec(size=(25, 43), grid=grid, min_area_frac=0.0)
+        layouts = blocky_layouts(3, 3, spec.image_size)
+        component = jitted_split(layouts, spec=spec).component
+        found = jax.device_get(describe(component, layouts, spec=spec))
+        masks, contexts = unpack(found.mask, grid), unpack(found.context, grid)
+        bits = unpack(found.labels, grid)
+        for b in range(3):
+            cells, labels = nearest(np.asarray(component)[b], grid), nearest(layouts[b], grid)
+            codes = sum(bits[b, i].astype(int) << i for i in range(bits.shape[1]))
+            np.testing.assert_array_equal(codes, np.where(labels == VOID, 6, labels))
+            for n in range(spec.max_segments):
+                mask = cells == n
+                context = twin_context(mask, grid) & (labels != VOID)
+                np.testing.assert_array_equal(masks[b, n], mask)
+                np.testing.assert_array_equal(contexts[b, n], context)
+                outline = found.outline[b, n]
+                assert outline[AREA] == mask.sum() and outline[LABELLED] == context.sum()
+                ys, xs = np.nonzero(mask)
+                box = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1] if ys.size else [0] * 4
+                assert outline[BOX : BOX + 4].tolist() == box
+                ys, xs = np.nonzero(twin_context(mask, grid))
+                box = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1] if ys.size else [0] * 4
+                assert outline[CONTEXT : CONTEXT + 4].tolist() == box
+
+
+def test_sketches_count_every_labelled_cell_and_bound_what_contexts_share():
+    spec = toy_spec(size=(24, 32), grid=(12, 16))
+    layouts = blocky_layouts(4, 4, spec.image_size)
+    component = jitted_split(layouts, spec=spec).component
+    found = jax.device_get(describe(component, layouts, spec=spec))
+    sketch = found.sketch.astype(int)
+    assert sketch.shape[-1] == SKETCH_ROWS * SKETCH_COLUMNS * 6
+    np.testing.assert_array_equal(sketch.sum(axis=-1), found.outline[..., LABELLED])
+    contexts = unpack(found.context, spec.grid)
+    labels = np.stack([nearest(layout, spec.grid) for layout in layouts])
+    for a, b in [(0, 1), (2, 3), (0, 0)]:
+        equal = labels[a] == labels[b]
+        shared = (contexts[a][:, None] & contexts[b][None] & equal).sum(axis=(-2, -1))
+        bound = np.minimum(sketch[a][:, None], sketch[b][None]).sum(axis=-1)
+        assert (bound >= shared).all()
+
+
+def test_box_bits_equal_slices():
+    grid = (5, 70)
+    boxes = np.array([[0, 0, 5, 70], [1, 31, 3, 33], [2, 64, 5, 70], [0, 32, 1, 64], [0] * 4])
+    found = unpack(box_bits(jax.numpy.asarray(boxes, jax.numpy.int32), grid), grid)
+    for mask, (y0, x0, y1, x1) in zip(found, boxes, strict=True):
+        expected = np.zeros(grid, bool)
+        expected[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(mask, expected)
