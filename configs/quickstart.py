@@ -83,7 +83,7 @@ def get_config(folder: str = "") -> ConfigDict:
                     decoder_widths=(64, 64, 64, 32, 24),
                 ),
                 segmentation_weight=0.1,
-                train=train(420, 4, 2e-3),
+                train=train(300, 4, 2e-3),
             ),
         )
     )

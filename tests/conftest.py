@@ -1,12 +1,20 @@
 """What every test stands on: strict dtypes, warnings as errors, shapes checked, eight devices."""
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+# Nearly all of the suite's time is compilation of programs that run once: these shorten it. In the
+# environment, so that the processes which tests start have them, too.
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # halves it
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+# Where programs are kept at all: every one, to be found in another folder, too.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jaxtyping
@@ -29,10 +37,24 @@ jaxtyping.install_import_hook([f"sims_jax.{module}" for module in CHECKED], "bea
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Nearly all of the suite's time is compilation of programs that run once.
-jax.config.update("jax_disable_most_optimizations", True)
+
+# Longest first: the two workers then end together. What is not named comes after these.
+LONG_FILES = (
+    "test_training.py",
+    "test_pipeline.py",
+    "test_nets.py",
+    "test_commands.py",
+    "test_alike.py",
+    "test_match.py",
+)
 
 CAMVID_ROOT = pathlib.Path(__file__).parents[2] / "shared" / "data" / "camvid"
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Orders the files as LONG_FILES says; the tests of a file stay in their order."""
+    place = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +127,7 @@ def tiny_model(tiny_config, tiny_stores):
 
 def random_params(networks, num_classes: int) -> dict:
     """Parameters of all four networks, none of them zero."""
-    import jax.numpy as jnp
+    import numpy as np
 
     from sims_jax.nets.densifier import Densifier
     from sims_jax.nets.ordering import Ordering
@@ -114,9 +136,7 @@ def random_params(networks, num_classes: int) -> dict:
 
     size = (1, 16, 16)
     onehot, mask, rgb = (
-        jnp.zeros((*size, num_classes + 1)),
-        jnp.zeros(size),
-        jnp.zeros((*size, 3)),
+        np.zeros(shape, np.float32) for shape in ((*size, num_classes + 1), size, (*size, 3))
     )
     inputs = {
         "transformer": (Transformer(networks.transformer, num_classes), (rgb, mask, onehot)),
@@ -126,12 +146,9 @@ def random_params(networks, num_classes: int) -> dict:
     }
     params = {}
     for seed, (name, (network, arguments)) in enumerate(inputs.items()):
-        zeros_too = jax.jit(network.init)(jax.random.key(seed), *arguments)
-        leaves, tree = jax.tree.flatten(zeros_too)
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        noisy = [
-            leaf + 0.02 * jax.random.normal(key, leaf.shape)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        params[name] = jax.tree.unflatten(tree, noisy)
+        rng = np.random.default_rng(seed)
+        params[name] = jax.tree.map(
+            lambda leaf, rng=rng: leaf + rng.normal(0, 0.02, leaf.shape).astype(np.float32),
+            jax.device_get(jax.jit(network.init)(jax.random.key(seed), *arguments)),
+        )
     return params

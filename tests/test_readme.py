@@ -8,6 +8,7 @@ import pytest
 from conftest import load_config
 
 from sims_jax import commands
+from sims_jax.bank.__main__ import bank_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,6 +24,9 @@ def test_command(command):
     words = shlex.split(command)
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+        return
+    if words[:3] == ["python", "-m", "sims_jax.bank"]:
+        assert bank_parser().parse_args(words[3:]).bank
         return
     assert words[0] == "python" and (ROOT / words[1]).exists()
     flags = dict(word.removeprefix("--").partition("=")[::2] for word in words[2:])

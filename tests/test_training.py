@@ -4,15 +4,17 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
-from sims_jax.checkpoints import Checkpoints, restore_finished
+from sims_jax.bank.store import open_bank
+from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
 from sims_jax.errors import InputError
 from sims_jax.training.loop import TrainConfig, train
 from sims_jax.training.run import STAGES, Run
@@ -22,10 +24,26 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_config, tmp_path_factory):
-    """A finished run on eight devices, and its report."""
+def programs(tmp_path_factory):
+    """A folder of compiled programs, for what is run again in other processes."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, programs, tmp_path_factory):
+    """A finished run on eight devices, and its report. Its programs are kept."""
     workdir = tmp_path_factory.mktemp("run") / "tiny"
-    return workdir, Run(tiny_config, workdir).run()
+    try:
+        keep_programs(str(programs))
+        return workdir, Run(tiny_config, workdir).run()
+    finally:
+        keep_programs(None)
+
+
+def keep_programs(folder: str | None) -> None:
+    """From now on compiled programs are kept in `folder`, and taken from there."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 def test_report_has_every_key(finished):
@@ -143,30 +161,50 @@ def test_not_a_number_stops_the_run(tmp_path):
         assert checkpoints.latest_step == 4
 
 
-def test_killed_and_started_again_finishes(tiny_config, tmp_path):
-    """A real SIGKILL in the middle of a stage; the same command then ends with a report."""
-    config = tmp_path / "config.py"
-    values = tiny_config.to_json()
+def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_config, tmp_path):
+    """A real SIGKILL in the middle of each stage, and the same command again: nothing is lost.
+
+    On the same devices, so that everything is equal to the last bit.
+    """
+    workdir, config = tmp_path / "killed", tmp_path / "config.py"
     config.write_text(
         "import json\nfrom ml_collections import ConfigDict\n"
-        f"def get_config():\n    config = ConfigDict(json.loads('''{values}'''))\n"
-        "    config.stages = ('bank', 'features')\n    return config\n"
+        f"def get_config():\n    return ConfigDict(json.loads({tiny_config.to_json()!r}))\n"
     )
-    workdir = tmp_path / "killed"
     command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-    first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    metrics = workdir / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
-        assert first.poll() is None, "the run ended before it was killed"
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    assert not (workdir / "features" / "done.json").exists()
+    # A copy: a process that is killed may leave half a program behind.
+    kept = shutil.copytree(programs, tmp_path / "programs")
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)}
+    saved = {}
+    for stage in STAGES:
+        pattern = "parts/*/part.json" if stage == "bank" else f"{tiny_config[stage].train.save_every}"
+        first = kill_once_there(workdir / stage, pattern, command, environment)
+        assert not (workdir / stage / DONE_FILE).exists(), f"{stage} had ended when it was killed"
+        saved |= {path: path.stat().st_mtime_ns for path in first}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    assert (workdir / "features" / "done.json").exists()
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps[:4] == [1, 2, 3, 4]
+
+    whole, report = finished
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in saved.items())  # continued
+    assert open_bank(workdir / "bank").digest == open_bank(whole / "bank").digest
+    for stage in STAGES[1:]:
+        digests = [digest_params(restore_finished(run / stage)) for run in (workdir, whole)]
+        assert digests[0] == digests[1], stage
+    # Every step once, with the same losses, in the same order.
+    assert (workdir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    scores = json.loads((workdir / "report.json").read_text()) | {"seconds": report["seconds"]}
+    assert scores == report
+
+
+def kill_once_there(folder, pattern, command, environment) -> list[pathlib.Path]:
+    """Starts a run and kills it as soon as `folder` has files of `pattern`: these."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while not (found := list(folder.glob(pattern))):
+            assert process.poll() is None, f"the run ended before {folder} had {pattern}"
+            time.sleep(0.01)
+        process.kill()
+    return found
 
 
 def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
