@@ -13,8 +13,8 @@ than ours does, one call a class with all its queries: usearch's exact search of
 (Tanimoto) on all cores and on one, numpy's `bitwise_count`, and a float32 matrix product (these two
 on the first rows and queries of each class, for they are slow). All in turn, medians of `REPEATS`.
 
-`mismatches`: segments whose ten best rows differ from the numpy twin's, which scores every pair from
-raw layouts. `ours_effective_gb_s`: the mask bytes of all pairs in the time ours took, which pruning
+`mismatches`: segments whose ten best rows differ from the numpy twin's, which scores every pair
+from raw layouts. `ours_effective_gb_s`: the mask bytes of all pairs in the time ours took, which pruning
 lets exceed `read_bandwidth_gb_s`, what this machine reads. The rows lie on as many devices as JAX
 has; a CPU is one, or as many as `--devices` says.
 """
@@ -70,6 +70,10 @@ def main() -> None:
     parser.add_argument("--labels", default="SCENES", choices=("SCENES", "CAMVID", "CITYSCAPES"))
     parser.add_argument("--devices", type=int, default=1, help="of a CPU")
     arguments = parser.parse_args()
+    if arguments.grid[0] * arguments.grid[1] % 64:
+        parser.error("--grid: expected a multiple of 64 cells, for numpy counts words of 64 bits")
+    if (arguments.layouts is None) != (arguments.query_layouts is None):
+        parser.error("--layouts and --query-layouts: expected both or neither")
     if jax.config.jax_platforms in (None, "cpu"):
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     label_space = getattr(label_spaces, arguments.labels)
@@ -192,9 +196,7 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
     threads = os.cpu_count()
     calls: dict[str, Callable[[], object]] = {
         "ours": lambda: jax.block_until_ready(run(rows, queries, *split, candidates=CANDIDATES)),
-        "match": lambda: jax.block_until_ready(
-            run_match(rows, queries, candidates=CANDIDATES)
-        ),
+        "match": lambda: jax.block_until_ready(run_match(rows, queries, candidates=CANDIDATES)),
         f"usearch, {threads} threads": lambda: ask_usearch(per_class, threads),
         "usearch, 1 thread": lambda: ask_usearch(per_class, 1),
     }
@@ -331,6 +333,8 @@ def count_mismatches(store: Store, queries: np.ndarray, segments, best) -> int:
     with progress("twin: layouts", len(queries)) as bar:
         for b, layout in enumerate(queries):
             valid = np.flatnonzero(segments.class_id[b] >= 0)
+            if not len(valid):
+                continue
             scores = twin_scores(store, layout, segments, b, valid, masks, context, labelled)
             for n, score, rows in scores:
                 number = store.row_photo[rows] * MAX_SEGMENTS + store.row_component[rows]
@@ -382,11 +386,12 @@ def twin_scores(store, layout, segments, b, valid, masks, context, labelled):
     equal = (store.layout == layout) & (layout != VOID)
     own_labelled = twin_counts(np.broadcast_to(layout != VOID, (len(valid), *grid)),
                                np.arange(len(valid)), own_context)  # fmt: skip
-    tables = np.pad(equal.cumsum(1, dtype=np.int16).cumsum(2, dtype=np.int16),
+    tables = np.pad(equal.cumsum(1, dtype=np.int32).cumsum(2, dtype=np.int32),
                     ((0, 0), (1, 0), (1, 0)))  # fmt: skip
     for i, n in enumerate(valid):
         rows = np.flatnonzero(store.row_class == segments.class_id[b, n])
         if not len(rows):
+            yield n, np.empty(0, np.int64), rows
             continue
         own = masks[segments.class_id[b, n]].view(np.uint64)
         common = np.bitwise_count(own & own_mask[i].view(np.uint64)).sum(axis=-1, dtype=np.int64)
@@ -398,9 +403,11 @@ def twin_scores(store, layout, segments, b, valid, masks, context, labelled):
         same = tables[p, y1, x1] - tables[p, y0, x1] - tables[p, y1, x0] + tables[p, y0, x0]
         same = same.astype(np.int64)
         either = labelled[rows] + own_labelled[i] - same
-        yield n, sum(
-            (c << shift) // np.maximum(d, 1) for c, d in ((common, union), (same, either))
-        ), rows
+        yield (
+            n,
+            sum((c << shift) // np.maximum(d, 1) for c, d in ((common, union), (same, either))),
+            rows,
+        )
 
 
 if __name__ == "__main__":

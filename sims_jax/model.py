@@ -46,6 +46,7 @@ class Source:
     `box` is (y0, x0, y1, x1) in the layout's own pixels; `score` is in [0, 2], the overlap of the
     masks plus that of the contexts; `affine` [2, 3] leads from the segment's place in the photo to
     its place in the source photo, in pixels of the working size from the frame's centre, (x, y);
+    `row_id` is photo * max_segments + component, photos counted in the order of their ids;
     `order` counts from the farthest back. Where the bank had nothing, `photo_id` and `row_id` are
     None and `affine` is the identity.
     """

@@ -104,15 +104,16 @@ def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Match
 def sample_candidates(
     matches: Matches, key: Key[Array, ""], among: Int[Array, ""] | int
 ) -> Matches:
-    """Uses one of the `among` best rows of every segment, drawn by `key`; each as likely."""
-    found = jnp.clip((matches.row >= 0).sum(axis=-1), 1, among)
+    """Uses one of the `among` (1 or more) best rows of a segment, drawn by `key`, all as likely."""
+    found = jnp.clip((matches.row >= 0).sum(axis=-1), 1, jnp.maximum(among, 1))
     return matches.replace(chosen=jax.random.randint(key, found.shape, 0, found, jnp.int32))
 
 
 def choose_rows(matches: Matches, row: Int[Array, "B N"]) -> Matches:
     """Uses rows of one's own choice, photo * N + component; -1 leaves a segment as it is.
 
-    A row's score is not asked for, and told as 0.
+    A row's score is not asked for, and told as 0. Photos are counted in the order of their ids; a
+    component that is no row gives an empty cut.
     """
     used = jnp.arange(matches.row.shape[-1]) == matches.chosen[..., None]
     replaced = used & (row >= 0)[..., None]

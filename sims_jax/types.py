@@ -66,12 +66,12 @@ class Rows:
     A row's number is photo * N + component: it says where its pixels are, and orders ties. Each of
     D devices has the photos of one remainder modulo D with all their rows; its share is sorted by
     class and, within one, so that the rows of a tile lie alike in the frame. T tiles are those of
-    all shares, one after the other. Cells are packed as in
-    `sims_jax.bank.grid`.
+    all shares, one after the other.
+    Cells are packed as in `sims_jax.bank.grid`.
     """
 
     row: Int[Array, "T tile"]  # -1 where a tile is filled up
-    outline: Int[Array, "_T 10 tile"]  # areas and boxes, see `sims_jax.bank.grid`; shares are padded
+    outline: Int[Array, "_T 10 tile"]  # as in `sims_jax.bank.grid`; each share is padded
     sketch: UInt16[Array, "T tile counts"]  # labels of the context, roughly
     mask: UInt32[Array, "T tile words"]
     labels: UInt32[Array, "P bits words"]  # the photos' class ids on the grid, bit by bit

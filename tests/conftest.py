@@ -5,17 +5,22 @@ import importlib.util
 import os
 import pathlib
 
-# Nearly all of the suite's time is compilation of programs that run once: these shorten it. In the
-# environment, so that the processes which tests start have them, too.
-FLAGS = ["--xla_force_host_platform_device_count=8"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # halves it
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
+# In the environment, so that the processes which tests start have them, too.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+# Nearly all of the suite's time is compilation of programs that run once; these two shorten it. An
+# unknown flag ends the process, so the first is for the versions that were tried with it.
+os.environ["XLA_FLAGS"] += (
+    " --xla_cpu_use_fusion_emitters=false"
+    if importlib.metadata.version("jaxlib").startswith("0.10.")
+    else ""
+)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 # Where programs are kept at all: every one, to be found in another folder, too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jaxtyping
 import pytest
@@ -95,6 +100,8 @@ def tiny_config():
             config[stage].train.update(
                 steps=4, batch_size=8, log_every=1, save_every=2, sheet_every=4, warmup_steps=1
             )
+        # Enough for some of the transformer's answers to help.
+        config.transformer.train.update(steps=48, save_every=24, sheet_every=48)
     return config
 
 

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from sims_jax import pipeline
 from sims_jax.bank.build import build_bank
-from sims_jax.bank.donors import find_donors
 from sims_jax.bank.device import to_device
+from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import open_bank
 from sims_jax.canvas.compose import elide, paste
 from sims_jax.canvas.order import rank_by_prior
@@ -30,9 +30,9 @@ SMALL_HOLE_PX, LARGE_HOLE_PX = 10, 200
 
 @pytest.fixture(scope="module")
 def canvases(camvid_root, tmp_path_factory):
-    """(composed, simulated) canvases of held-out CamVid layouts, and the layouts.
+    """(composed, simulated, composed with adherence "segment") of held-out CamVid layouts.
 
-    The transformer is left out of both: segments and donors are used where they stand.
+    The transformer is left out of all: segments and donors are used where they stand.
     """
     config = load_config("camvid", "small")
     folder = tmp_path_factory.mktemp("alike")
@@ -47,7 +47,7 @@ def canvases(camvid_root, tmp_path_factory):
         stores.append(open_bank(folder / split))
     store, heldout = stores
     on_device = to_device(store, jax.devices()[:1])
-    composed = compose_without_transformer(on_device, heldout.layout, networks)
+    composed, silhouettes = compose_without_transformer(on_device, heldout.layout, networks)
 
     rows = find_donors(heldout, store, on_device, candidates=4, near_frames=0)
     still = np.broadcast_to(np.asarray([[1, 0, 0], [0, 1, 0]], np.float32), (*rows.shape, 2, 3))
@@ -69,10 +69,12 @@ def canvases(camvid_root, tmp_path_factory):
         slot = draw_donors(rng, (rows[heldout.row_of[index]] >= 0).sum(axis=1))
         example = photo_example(heldout, store, DonorTable(rows, still), index, slot)
         simulated.append(jax.device_get(one(jax.random.key(index), example)))
-    return composed, simulated, heldout.layout
+    return composed, simulated, silhouettes
 
 
 def compose_without_transformer(bank, layouts, networks):
+    """Canvases of both kinds of adherence, "layout" and "segment"."""
+
     @jax.jit
     def compose(layout, key):
         matches = pipeline.match(bank.rows, layout[None], candidates=1)
@@ -80,16 +82,24 @@ def compose_without_transformer(bank, layouts, networks):
         segments = jax.tree.map(lambda x: x[0], matches.segments)
         rank = rank_by_prior(segments.box_yx[:, 2])
         rgb = pixels.photo[0].astype(jnp.float32) / 255
-        canvas = paste(rgb, pixels.mask[0], rank, segments, layout, "layout")
-        return elide(key, canvas, networks.canvas, networks.labels)
+        canvases = (
+            paste(rgb, pixels.mask[0], rank, segments, layout, adherence)
+            for adherence in ("layout", "segment")
+        )
+        return tuple(elide(key, c, networks.canvas, networks.labels) for c in canvases)
 
     keys = jax.random.split(jax.random.key(1), len(layouts))
-    return [jax.device_get(compose(*one)) for one in zip(layouts, keys, strict=True)]
+    pairs = [jax.device_get(compose(*one)) for one in zip(layouts, keys, strict=True)]
+    return zip(*pairs, strict=True)
+
+
+def gather(canvases, name):
+    return np.stack([getattr(canvas, name) for canvas in canvases])
 
 
 def fill(canvases, where=None):
     """Share of pixels that are present, over all canvases."""
-    masks = np.stack([canvas.mask for canvas in canvases]) > 0
+    masks = gather(canvases, "mask") > 0
     return masks.mean() if where is None else masks[where].mean()
 
 
@@ -100,7 +110,8 @@ def test_fill(canvases):
 
 
 def test_fill_of_large_classes(canvases):
-    composed, simulated, layouts = canvases
+    composed, simulated, _ = canvases
+    layouts = gather(composed, "layout")
     for class_id in range(11):
         where = layouts == class_id
         if where.mean() > 0.03:  # of fewer pixels a share says little
@@ -109,15 +120,17 @@ def test_fill_of_large_classes(canvases):
 
 
 def test_fill_of_boundary_bands(canvases):
-    composed, simulated, layouts = canvases
-    band = np.stack([boundary(layout) for layout in layouts])
+    composed, simulated, _ = canvases
+    band = boundaries(composed)
     assert 0.05 < band.mean() < 0.6
     assert fill(simulated, band) == pytest.approx(fill(composed, band), abs=POINTS)
 
 
-def boundary(layout):
-    low = ndimage.minimum_filter(layout, 5, mode="nearest")
-    return low != ndimage.maximum_filter(layout, 5, mode="nearest")
+def boundaries(canvases):
+    """Pixels near another class of the layout that f gets."""
+    layouts, window = gather(canvases, "layout"), (1, 5, 5)
+    low = ndimage.minimum_filter(layouts, window, mode="nearest")
+    return low != ndimage.maximum_filter(layouts, window, mode="nearest")
 
 
 def test_hole_sizes(canvases):
@@ -136,3 +149,52 @@ def hole_shares(canvases):
         sizes[(low < sizes) & (sizes <= high)].sum() for low, high in itertools.pairwise(bounds)
     ]
     return np.array(inside) / sizes.sum()
+
+
+def test_silhouettes_leave_less_to_fill_in_than_training(canvases):
+    """With adherence "segment" canvases are fuller than simulated ones, near boundaries above all.
+
+    They cannot be alike. There a silhouette that spills over its component covers its neighbours'
+    holes, and the layout follows it. A simulated canvas has the photo's own pixels and layout, in
+    which nothing spills: what a donor covers beyond its component is another segment's. So f meets
+    canvases fuller than those it has learned from; what must not be is that they are emptier, in
+    any large class, along boundaries, or in large holes.
+    """
+    _, simulated, silhouettes = canvases
+    assert fill(silhouettes) > fill(simulated)
+    layouts = [gather(some, "layout") for some in (silhouettes, simulated)]
+    for class_id in range(11):
+        where, trained = (layout == class_id for layout in layouts)
+        if min(where.mean(), trained.mean()) > 0.03:
+            assert fill(silhouettes, where) > fill(simulated, trained)
+    along = [fill(some, boundaries(some)) for some in (silhouettes, simulated)]
+    assert along[0] > along[1]
+    assert hole_shares(silhouettes)[-1] < hole_shares(simulated)[-1]
+
+
+def test_silhouettes_cover_all_that_clipped_segments_cover(canvases):
+    composed, _, silhouettes = canvases
+    clipped, whole = (gather(some, "source") >= 0 for some in (composed, silhouettes))
+    assert (whole | ~clipped).all() and whole.mean() > clipped.mean()
+
+
+def test_elision_takes_the_same_share_of_both(canvases):
+    """Of all that was pasted, of what lies along boundaries, and of the rest."""
+    shares = [elided_shares(some) for some in canvases]
+    assert min(map(min, shares)) > 0
+    for other in shares[1:]:
+        assert other == pytest.approx(shares[0], abs=POINTS / 2)
+
+
+def elided_shares(canvases):
+    pasted, kept = gather(canvases, "source") >= 0, gather(canvases, "mask") > 0
+    band = boundaries(canvases)
+    return [1 - kept[where].mean() for where in (pasted, pasted & band, pasted & ~band)]
+
+
+def test_layouts_say_what_is_pasted(canvases):
+    """The pixels of one segment are of one class in the layout that f gets."""
+    for some in canvases:
+        for canvas in some:
+            for segment in np.unique(canvas.source[canvas.source >= 0]):
+                assert len(np.unique(canvas.layout[canvas.source == segment])) == 1

@@ -1,5 +1,6 @@
 """Retrieval against a slow twin: python loops over raw layouts, integers, the contract alone."""
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -18,10 +19,10 @@ from sims_jax.bank import search
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.grid import CONTEXT_FRAC
 from sims_jax.bank.match import match
-from sims_jax.bank.score import score_pairs
 from sims_jax.bank.photo import describe_photo, prepare_example
+from sims_jax.bank.score import score_pairs
 from sims_jax.bank.store import Store, sort_rows
-from sims_jax.labels import CAMVID, VOID
+from sims_jax.labels import CAMVID, VOID, LabelSpace
 from sims_jax.ops.affine import enlarge_box
 from sims_jax.pipeline import gather
 from sims_jax.types import BankSpec
@@ -153,7 +154,7 @@ def make_toy():
 jitted_match = jax.jit(match, static_argnames="candidates")
 
 
-@pytest.mark.parametrize("candidates", [1, 5, 300])
+@pytest.mark.parametrize("candidates", [1, 5, 600])
 def test_match_equals_twin(toy, candidates):
     spec, photos, queries = toy
     bank = bank_of(photos, spec)
@@ -291,6 +292,26 @@ def match_in_one_of_two_processes(address, index, path):
     rows = bank_of(photos, spec, jax.devices()).rows
     matches = jitted_match(rows, queries, candidates=6)
     np.savez(path, row=matches.row, score=matches.score)
+
+
+def test_more_devices_than_photos(toy):
+    spec, photos, queries = toy
+    few = photos[:3]
+    twin = twin_match(few, queries, spec, 4, np.zeros((2, 3), bool))
+    rows = bank_of(few, spec, jax.devices()[:8]).rows
+    assert_equals_twin(rows, jitted_match(rows, queries, candidates=4), twin)
+
+
+def test_many_classes_share_counts(crowd):
+    """With more classes than a sketch counts, answers are the twin's all the same."""
+    names = tuple(f"class {index}" for index in range(19))
+    palette = tuple((index, 0, 0) for index in range(19))
+    spec = dataclasses.replace(crowd[0], labels=LabelSpace("many", names, palette))
+    layouts = blocky_layouts(13, 42, spec.image_size, block=8, classes=19)
+    photos, queries = layouts[:40], layouts[40:]
+    twin = twin_match(photos, queries, spec, 5, np.zeros((2, 40), bool))
+    rows = bank_of(photos, spec).rows
+    assert_equals_twin(rows, jitted_match(rows, queries, candidates=5), twin)
 
 
 def test_eager_equals_jit(toy):

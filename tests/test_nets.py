@@ -255,7 +255,8 @@ def test_holes_take_the_colour_of_their_own_class():
 def test_of_an_empty_canvas_nothing_is_filled_in():
     onehot, rgb, mask = make_inputs("synthesis", 2, (9, 12))
     mask = jnp.zeros_like(mask)
-    filled, gradient = jax.jit(jax.value_and_grad(lambda x: fill_canvas(x, mask, onehot).sum()))(rgb)
+    total = jax.value_and_grad(lambda x: fill_canvas(x, mask, onehot).sum())
+    filled, gradient = jax.jit(total)(rgb)
     assert float(filled) == 0
     assert np.isfinite(np.asarray(gradient)).all()
 

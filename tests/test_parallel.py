@@ -7,7 +7,10 @@ import optax
 import pytest
 
 from sims_jax.errors import InputError
+from sims_jax.model import make_networks
+from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig
 from sims_jax.rng import example_keys
+from sims_jax.training.batches import iterate_batches
 from sims_jax.training.parallel import (
     AXIS,
     create_state,
@@ -15,6 +18,12 @@ from sims_jax.training.parallel import (
     mean_gradient,
     shard_batch,
 )
+from sims_jax.training.settings import read_settings
+from sims_jax.training.tasks.densifier import DensifierTask
+from sims_jax.training.tasks.features import COLOR, Features, FeaturesTask
+from sims_jax.training.tasks.ordering import OrderingTask
+from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
+from sims_jax.training.tasks.transformer import TransformerTask
 
 BATCH = 16
 
@@ -39,10 +48,8 @@ def make_batch(dtype):
     return {"x": x.astype(dtype), "y": y.astype(dtype)}, np.arange(BATCH, dtype=np.int32)
 
 
-def gradient_on(count, dtype):
+def gradient_on(count, loss, params, batch, position):
     devices = jax.devices()[:count]
-    params = jax.tree.map(lambda x: x.astype(dtype), init(jax.random.key(0)))
-    batch, position = make_batch(dtype)
 
     def gradient(params, batch, position):
         keys = example_keys(jax.random.key(1), jnp.int32(3), position)
@@ -55,13 +62,76 @@ def gradient_on(count, dtype):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)])
 def test_gradients_of_eight_devices_equal_those_of_one(dtype, tolerance):
     with jax.enable_x64(dtype == np.float64):
-        one, metrics_one = gradient_on(1, dtype)
-        eight, metrics_eight = gradient_on(8, dtype)
+        params = jax.tree.map(lambda x: x.astype(dtype), init(jax.random.key(0)))
+        inputs = loss, params, *make_batch(dtype)
+        one, metrics_one = gradient_on(1, *inputs)
+        eight, metrics_eight = gradient_on(8, *inputs)
     for name, gradient in one.items():
         assert gradient.dtype == dtype
         difference = np.linalg.norm(eight[name] - gradient)
         assert difference <= tolerance * np.linalg.norm(gradient)
     assert metrics_eight["twice"] == pytest.approx(2 * metrics_one["loss"])
+
+
+def synthesis_task(config, networks, store, heldout):
+    """With donors that were never retrieved: another row of the class, moved a little."""
+
+    def donors_of(queries):
+        rng = np.random.default_rng(0)
+        some = [rng.choice(np.flatnonzero(store.row_class == c), 2) for c in queries.row_class]
+        affine = np.eye(2, 3) + rng.normal(0, 0.1, (len(some), 2, 2, 3))
+        return DonorTable(np.stack(some), affine.astype(np.float32))
+
+    vgg = VGGConfig(config.features.width_multiplier)
+    params = jax.jit(VGG(vgg).init)(jax.random.key(0), jnp.zeros((1, 48, 64, 3)))
+    settings = read_settings(config)
+    return SynthesisTask(
+        config=networks.synthesis,
+        canvas=networks.canvas,
+        simulation=settings.simulation,
+        segmentation_weight=config.synthesis.segmentation_weight,
+        features=Features(vgg, params, dict.fromkeys((*FEATURES, COLOR), 1.0)),
+        store=store,
+        donors=donors_of(store),
+        heldout=heldout,
+        heldout_donors=donors_of(heldout),
+    )
+
+
+def transformer_task(config, networks, *stores):
+    return TransformerTask(networks.transformer, read_settings(config).disturbance, *stores)
+
+
+TASKS = {
+    "features": lambda config, _, *stores: FeaturesTask(
+        VGGConfig(config.features.width_multiplier), *stores
+    ),
+    "transformer": transformer_task,
+    "ordering": lambda _, networks, *stores: OrderingTask.create(networks.ordering, *stores),
+    "densifier": lambda _, networks, *stores: DensifierTask(networks.densifier, *stores),
+    "synthesis": synthesis_task,
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_networks_gradient_is_the_same_on_eight_devices(name, tiny_config, tiny_stores):
+    """The first batch of its training, and parameters none of which is zero."""
+    networks = make_networks(tiny_config, tiny_stores[0].spec.labels)
+    task = TASKS[name](tiny_config, networks, *tiny_stores)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + rng.normal(0, 0.02, x.shape).astype(np.float32),
+        jax.device_get(jax.jit(task.init)(jax.random.key(0))),
+    )
+    batch, position = next(iterate_batches(task, seed=0, batch_size=8, first_step=0))
+    one, metrics_one = gradient_on(1, task.loss, params, batch, position)
+    eight, metrics_eight = gradient_on(8, task.loss, params, batch, position)
+    difference = optax.tree.norm(jax.tree.map(np.subtract, one, eight))
+    assert 0 < optax.tree.norm(one) < np.inf
+    assert difference <= 1e-4 * optax.tree.norm(one)
+    assert metrics_eight.keys() == metrics_one.keys()
+    for metric, value in metrics_one.items():
+        np.testing.assert_allclose(metrics_eight[metric], value, rtol=1e-4, err_msg=metric)
 
 
 def test_training_on_eight_devices_equals_training_on_one():

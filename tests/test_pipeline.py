@@ -10,8 +10,8 @@ from PIL import Image
 
 import sims_jax
 from sims_jax import model, pipeline
-from sims_jax.bank.score import score_pairs, score_unit
 from sims_jax.bank.device import to_device
+from sims_jax.bank.score import score_pairs, score_unit
 from sims_jax.config import save_config
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID, write_layout

@@ -9,10 +9,13 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from sims_jax import pipeline
 from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
 from sims_jax.errors import InputError
@@ -21,6 +24,8 @@ from sims_jax.training.run import STAGES, Run
 from sims_jax.training.writers import MetricsWriter
 
 ROOT = pathlib.Path(__file__).parents[1]
+METRICS_FILE = "metrics.jsonl"
+STEP = 1e-3  # a small change of a network's parameters, as their norm
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +69,20 @@ def test_report_has_every_key(finished):
     assert (workdir / "sheet.png").exists()
 
 
-def test_metrics_have_every_step_once(finished):
+def test_metrics_have_every_step_once(finished, tiny_config):
     workdir, _ = finished
-    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
     for stage in STAGES[1:]:
         steps = [e["step"] for e in entries if e["stage"] == stage and "loss" in e]
-        assert steps == [1, 2, 3, 4]
+        assert steps == list(range(1, tiny_config[stage].train.steps + 1))
     assert list((workdir / "events").iterdir())
 
 
 def test_a_finished_run_is_left_alone(finished, tiny_config):
     workdir, report = finished
-    before = (workdir / "metrics.jsonl").read_bytes()
+    before = (workdir / METRICS_FILE).read_bytes()
     assert Run(tiny_config, workdir).run() == report
-    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert (workdir / METRICS_FILE).read_bytes() == before
 
 
 def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
@@ -94,6 +99,47 @@ def test_a_loaded_model_synthesizes(finished, tiny_stores):
 
     result = sims_jax.load(finished[0]).synthesize(np.resize(tiny_stores[1].layout[0], (33, 47)))
     assert result.photo.shape == (33, 47, 3)
+
+
+def test_a_trained_model_learns_from_its_photos(finished):
+    """The error of a photo reaches f, and the transformer where its answer was used."""
+    import sims_jax
+
+    model, store = sims_jax.load(finished[0]), open_bank(finished[0] / "bank")
+    # Photos of the bank, pushed aside: what is retrieved must be moved.
+    layouts, photos = (np.roll(x, 3, axis=2) for x in (store.layout, store.photo))
+    moved = [count_moved(model.synthesize(layout)) for layout in layouts]
+    best = int(np.argmax(moved))
+    assert moved[best] > 0, "no answer of the transformer was used"
+
+    layout, target = layouts[best : best + 1], photos[best] / np.float32(255)
+    matches = jax.jit(pipeline.match, static_argnames="candidates")(
+        model.bank.rows, layout, candidates=1
+    )
+    pixels = jax.jit(pipeline.gather)(model.bank, matches)
+    params, matches, pixels = jax.device_get((model.params, matches, pixels))
+
+    @jax.jit
+    @jax.value_and_grad
+    def error_and_slope(params):
+        photo = pipeline.render(params, layout, matches, pixels).photo[0]
+        return jnp.square(photo - target).mean()
+
+    error, slope = error_and_slope(params)
+    for name in ("synthesis", "transformer"):
+        gradient = getattr(slope, name)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)), name
+        assert optax.tree.norm(gradient) > 0, name
+    # A small step of f down its slope lowers the error by as much as the slope says.
+    size = optax.tree.norm(slope.synthesis)
+    down = jax.tree.map(lambda x, g: x - STEP / size * g, params.synthesis, slope.synthesis)
+    lower, _ = error_and_slope(params.replace(synthesis=down))
+    assert float(error - lower) == pytest.approx(float(STEP * size), rel=0.1)
+
+
+def count_moved(result) -> int:
+    """Segments that the photo shows and the transformer has moved."""
+    return sum(s.used and not np.array_equal(s.affine, np.eye(2, 3)) for s in result.segments)
 
 
 def test_an_unfinished_workdir_is_named(tmp_path):
@@ -146,7 +192,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
                 ema = train(Toy(), toy_config(steps=steps), tmp_path / name / "toy", writer, 0)
         (tmp_path / f"{name}.json").write_text(json.dumps(float(ema["w"])))
     assert (tmp_path / "whole.json").read_text() == (tmp_path / "parts.json").read_text()
-    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    lines = [(tmp_path / name / METRICS_FILE).read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]
 
 
@@ -177,8 +223,7 @@ def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_con
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)}
     saved = {}
     for stage in STAGES:
-        pattern = "parts/*/part.json" if stage == "bank" else f"{tiny_config[stage].train.save_every}"
-        first = kill_once_there(workdir / stage, pattern, command, environment)
+        first = kill_halfway(command, environment, workdir, stage, tiny_config)
         assert not (workdir / stage / DONE_FILE).exists(), f"{stage} had ended when it was killed"
         saved |= {path: path.stat().st_mtime_ns for path in first}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
@@ -190,21 +235,33 @@ def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_con
         digests = [digest_params(restore_finished(run / stage)) for run in (workdir, whole)]
         assert digests[0] == digests[1], stage
     # Every step once, with the same losses, in the same order.
-    assert (workdir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert (workdir / METRICS_FILE).read_text() == (whole / METRICS_FILE).read_text()
     scores = json.loads((workdir / "report.json").read_text()) | {"seconds": report["seconds"]}
     assert scores == report
 
 
-def kill_once_there(folder, pattern, command, environment) -> list[pathlib.Path]:
-    """Starts a run and kills it as soon as `folder` has files of `pattern`: these."""
+def kill_halfway(command, environment, workdir, stage, config) -> list[pathlib.Path]:
+    """Starts a run and kills it within a stage; the parts of the bank or the checkpoint it left."""
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        while not (found := list(folder.glob(pattern))):
-            assert process.poll() is None, f"the run ended before {folder} had {pattern}"
+        while not (found := left_halfway(workdir, stage, config)):
+            assert process.poll() is None, f"the run ended before it was killed in {stage}"
             time.sleep(0.01)
         process.kill()
     return found
+
+
+def left_halfway(workdir, stage, config) -> list[pathlib.Path]:
+    """Parts of the bank; or the first checkpoint, once steps beyond it are logged, too."""
+    if stage == "bank":
+        return list((workdir / stage).glob("parts/*/part.json"))
+    metrics, first = workdir / METRICS_FILE, config[stage].train.save_every
+    lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
+    entries = [json.loads(line) for line in lines]
+    if not any(entry["stage"] == stage and entry["step"] > first for entry in entries):
+        return []
+    return list((workdir / stage).glob(str(first)))
 
 
 def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):

@@ -16,10 +16,12 @@ from jaxtyping import Int, UInt8
 from sims_jax.bank.grid import BOX, describe_segments
 from sims_jax.bank.search import BLOCK_TILES
 from sims_jax.bank.store import Store
+from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.types import BANK_AXIS, TILE, Bank, BankSpec, Photos, Rows
 
 _BATCH = 16  # photos described at once
+_MOST_NUMBERS = 2**31 - 1  # of rows: photo * N + component, int32
 # How much rows differ: where their boxes lie, in frames, and how large they are, in logarithms.
 _ALIKE_WEIGHTS = np.array([1.0, 1.5, 0.6, 0.6], np.float32)  # y, x, height, width
 
@@ -46,7 +48,16 @@ def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank
     """Puts the bank on the devices (default: all), sharded over its photos.
 
     Several processes call this together, each with the whole store.
+
+    Raises:
+      InputError: there are more photos than rows can be numbered for.
     """
+    if len(store.ids) * store.spec.max_segments > _MOST_NUMBERS:
+        raise InputError(
+            f"{store.folder}: found {len(store.ids)} photos of up to {store.spec.max_segments} "
+            f"segments, expected no more than {_MOST_NUMBERS} numbers of rows; lower max_segments "
+            "or take photos out"
+        )
     devices = list(jax.devices() if devices is None else devices)
     found = store.row_of >= 0
     class_id = np.full(found.shape, -1)
@@ -134,7 +145,7 @@ def _describe_rows(share: _Share, spec: BankSpec) -> tuple[dict[str, np.ndarray]
     """What retrieval knows of each row, in order of photo and component, and of each photo."""
     parts: list[dict[str, Any]] = []
     labels = []
-    for start in range(0, len(share.number), _BATCH):
+    for start in range(0, max(1, len(share.number)), _BATCH):  # a share may have no photo
         some = slice(start, start + _BATCH)
         layout, component = share.layout[some], share.component[some].astype(np.int32)
         count = len(layout)

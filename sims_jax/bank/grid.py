@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, UInt8, UInt16, UInt32
 
 from sims_jax.labels import VOID
 from sims_jax.ops.affine import enlarge_box
-from sims_jax.ops.bits import WORD_BITS, pack_bits, pack_bits_numpy
+from sims_jax.ops.bits import WORD_BITS, count_bits, pack_bits, pack_bits_numpy
 from sims_jax.ops.components import component_boxes
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BankSpec
@@ -76,11 +76,6 @@ def _describe_one(
     )
 
 
-def count_bits(words: UInt32[Array, "*B words"]) -> Int[Array, "*B"]:
-    """The cells of bit maps."""
-    return jnp.sum(jax.lax.population_count(words).astype(jnp.int32), axis=-1)
-
-
 def box_bits(box_yx: Int[Array, "N 4"], grid: tuple[int, int]) -> UInt32[Array, "N words"]:
     """The cells inside boxes."""
     y0, x0, y1, x1 = (box_yx[:, i, None] for i in range(4))
@@ -104,6 +99,9 @@ def _sketch(
 ) -> UInt16[Array, "N counts"]:
     """Labels of each context, counted by part of the frame and class."""
     height, width = spec.grid
+    cells = -(-height // SKETCH_ROWS) * -(-width // SKETCH_COLUMNS)
+    if cells >= 2**16:
+        raise ValueError(f"grid: found {spec.grid}, expected less than 2^16 cells in a part of it")
     kinds = min(spec.labels.num_classes, SKETCH_CLASSES)
     kind = jnp.arange(kinds, dtype=jnp.uint8)[:, None, None]
     of_kind = _pack((labels % jnp.uint8(kinds) == kind) & (labels != VOID))

@@ -1,7 +1,6 @@
 """Retrieval: for every segment of a layout the bank's rows with the best shape and context.
 
-Source: SIMS, Sec. 4. Differs: the score is one of integers (`sims_jax.bank.score`), and every row of
-the bank competes.
+Source: SIMS, Sec. 4. Differs: the score is one of integers (`sims_jax.bank.score`).
 """
 
 import functools

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt16, UInt32
 
-from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, box_bits, count_bits
+from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, box_bits
 from sims_jax.bank.score import bound_ratio, score_pairs
+from sims_jax.ops.bits import count_bits
 from sims_jax.types import TILE, Rows
 
 # Tiles bounded in one go.
@@ -147,6 +148,8 @@ def _first_floor(
     contexts = max(_FIRST_CONTEXTS, candidates)
     tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
     tiles = max(tiles, -(-contexts // _FIRST_MASKS_A_TILE))
+    if tiles > rows.class_tiles:  # so many candidates are about all rows
+        return jnp.zeros(count, jnp.float32)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
     # Queries without a class come last. Where others have no tile, some floors are only lower.
     valid = jnp.sum(bounds.max(axis=1) >= 0)
@@ -180,7 +183,7 @@ def nothing(count: int, candidates: int) -> Best:
 
 
 def _bound_tiles(rows: Rows, query: Query) -> tuple[Int[Array, ""], Float[Array, "class_tiles"]]:
-    """The first tile of one query's class, and what each tile's rows score at most; -1 past them."""
+    """The first tile of a query's class, and what each tile's rows score at most; -1 past them."""
     ends = rows.first_tile[0]
     last = ends.size - 1
     start = ends[jnp.where(query.class_id < 0, last, query.class_id)]

@@ -1,7 +1,7 @@
 """A finished bank, read from disk and verified.
 
-Photos are sorted by id and rows by (class, photo, component); both orders are part of the
-score's contract (ties).
+Photos are sorted by id, which is part of the score's contract: ties go to the smaller photo, then
+to the smaller component. Rows are sorted by (class, photo, component).
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ from sims_jax.nets.layers import (
 CONVS_A_SCALE = 2  # of the decoder: SIMS, Sec. 6
 FILL_SCALES = 7  # halvings: pixels up to about 2^7 apart fill each other's holes
 FULL_COVER = 0.25  # of a window: from here on its own pixels alone give its colour
-LEAST_COVER = 1e-6  # of a window: less than one pixel of the largest frame
+LEAST_COVER = 1e-7  # of a window: less than one pixel in the corner of one of 2^14
 
 
 @dataclasses.dataclass(frozen=True)

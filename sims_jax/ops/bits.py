@@ -34,9 +34,9 @@ def read_bits(
     return ((word >> (cell % WORD_BITS).astype(jnp.uint32)) & jnp.uint32(1)).astype(bool)
 
 
-def count_common(a: UInt32[Array, "*#B words"], b: UInt32[Array, "*#B words"]) -> Int[Array, "*#B"]:
-    """Number of cells set in both, int32; leading axes broadcast."""
-    return jnp.sum(jax.lax.population_count(a & b).astype(jnp.int32), axis=-1, dtype=jnp.int32)
+def count_bits(words: UInt32[Array, "*B words"]) -> Int[Array, "*B"]:
+    """Number of cells set, int32."""
+    return jnp.sum(jax.lax.population_count(words).astype(jnp.int32), axis=-1, dtype=jnp.int32)
 
 
 def _bit_positions() -> UInt32[Array, "32"]:
