@@ -14,9 +14,10 @@ than ours does, one call a class with all its queries: usearch's exact search of
 on the first rows and queries of each class, for they are slow). All in turn, medians of `REPEATS`.
 
 `mismatches`: segments whose ten best rows differ from the numpy twin's, which scores every pair
-from raw layouts. `ours_effective_gb_s`: the mask bytes of all pairs in the time ours took, which pruning
-lets exceed `read_bandwidth_gb_s`, what this machine reads. The rows lie on as many devices as JAX
-has; a CPU is one, or as many as `--devices` says.
+from raw layouts. `ours_effective_gb_s`: the mask bytes of all pairs in the time ours took, which
+pruning lets exceed `read_bandwidth_gb_s`, what this machine reads. `peak_memory_gib` is that of the
+whole benchmark, its peers and its twin included. The rows lie on as many devices as JAX has; a CPU
+is one, or as many as `--devices` says.
 """
 
 import argparse
