@@ -25,6 +25,7 @@ from sims_jax.training.writers import MetricsWriter
 
 ROOT = pathlib.Path(__file__).parents[1]
 METRICS_FILE = "metrics.jsonl"
+MARK = " "  # before a line of it
 STEP = 1e-3  # a small change of a network's parameters, as their norm
 
 
@@ -221,21 +222,24 @@ def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_con
     # A copy: a process that is killed may leave half a program behind.
     kept = shutil.copytree(programs, tmp_path / "programs")
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)}
-    saved = {}
+    saved, marked = {}, 0
     for stage in STAGES:
         first = kill_halfway(command, environment, workdir, stage, tiny_config)
         assert not (workdir / stage / DONE_FILE).exists(), f"{stage} had ended when it was killed"
         saved |= {path: path.stat().st_mtime_ns for path in first}
+        marked += 0 if stage == "bank" else mark_saved_steps(workdir, stage, tiny_config)
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
     whole, report = finished
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in saved.items())  # continued
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in saved.items())
     assert open_bank(workdir / "bank").digest == open_bank(whole / "bank").digest
     for stage in STAGES[1:]:
         digests = [digest_params(restore_finished(run / stage)) for run in (workdir, whole)]
         assert digests[0] == digests[1], stage
-    # Every step once, with the same losses, in the same order.
-    assert (workdir / METRICS_FILE).read_text() == (whole / METRICS_FILE).read_text()
+    # Every step once, with the same losses, in the same order; and no saved one was done again.
+    lines = (workdir / METRICS_FILE).read_text().splitlines()
+    assert [line.strip(MARK) for line in lines] == (whole / METRICS_FILE).read_text().splitlines()
+    assert sum(line.startswith(MARK) for line in lines) == marked > 0
     scores = json.loads((workdir / "report.json").read_text()) | {"seconds": report["seconds"]}
     assert scores == report
 
@@ -262,6 +266,18 @@ def left_halfway(workdir, stage, config) -> list[pathlib.Path]:
     if not any(entry["stage"] == stage and entry["step"] > first for entry in entries):
         return []
     return list((workdir / stage).glob(str(first)))
+
+
+def mark_saved_steps(workdir, stage, config) -> int:
+    """Marks what was logged of a stage up to its checkpoint: these lines may never be replaced."""
+    metrics, marked = workdir / METRICS_FILE, 0
+    lines = metrics.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        entry = json.loads(line) if line.endswith("\n") else {"stage": "cut off by the kill"}
+        if entry["stage"] == stage and entry["step"] <= config[stage].train.save_every:
+            lines[number], marked = MARK + line, marked + 1
+    metrics.write_text("".join(lines))
+    return marked
 
 
 def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
