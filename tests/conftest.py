@@ -47,10 +47,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 LONG_FILES = (
     "test_training.py",
     "test_pipeline.py",
-    "test_nets.py",
-    "test_commands.py",
-    "test_alike.py",
     "test_match.py",
+    "test_nets.py",
+    "test_store.py",
+    "test_parallel.py",
+    "test_commands.py",
+    "test_bank_edit.py",
+    "test_alike.py",
+    "test_ops_components.py",
 )
 
 CAMVID_ROOT = pathlib.Path(__file__).parents[2] / "shared" / "data" / "camvid"
