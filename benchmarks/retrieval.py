@@ -31,16 +31,16 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from usearch.index import MetricKind
 from usearch.index import search as usearch_exact
 
+from benchmarks.retrieval_twin import count_mismatches, pack
 from sims_jax import labels as label_spaces
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import BATCH as DONOR_BATCH
 from sims_jax.bank.match import match, search
-from sims_jax.bank.score import score_unit
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store, sort_rows
 from sims_jax.data.scenes import draw_scene
@@ -57,7 +57,6 @@ CROP = (0.6, 1.0)  # of the frame's sides
 TWIN_EVERY = 50  # photos: so often one is a copy of an earlier one
 SPLIT_BATCH = 64
 SLOW_ROWS, SLOW_QUERIES = 4096, 16
-CONTEXT_EIGHTHS = 1  # of a box's side, on each side
 
 
 def main() -> None:
@@ -222,7 +221,7 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         "peers": peers,
         "ratio_best_peer": ours / max(peers.values()),
         "ratio_numpy": ours / peers["numpy bitwise_count"],
-        "mismatches": count_mismatches(store, queries, segments, jax.device_get(best)),
+        "mismatches": count_mismatches(store, queries, segments, jax.device_get(best), CANDIDATES),
         "bytes_per_row": sum(x.nbytes for x in jax.tree.leaves(rows)) / len(store.row_photo),
         "read_bandwidth_gb_s": read_bandwidth(),
         "ours_effective_gb_s": ours * mask_bytes / 1e9,
@@ -255,15 +254,9 @@ def classes(
         layout, number = np.nonzero(segments.class_id == class_id)
         rows = np.flatnonzero(store.row_class == class_id)
         if len(layout) and len(rows):
-            own = pack(store.component[store.row_photo[rows]], store.row_component[rows])
-            result.append((own, pack(segments.component[layout], number)))
+            own = pack(store.component, store.row_photo[rows], store.row_component[rows])
+            result.append((own, pack(segments.component, layout, number)))
     return result
-
-
-def pack(component: np.ndarray, number: np.ndarray) -> UInt8[np.ndarray, "n bytes"]:
-    some = range(0, len(number), SLOW_ROWS)
-    masks = [component[i : i + SLOW_ROWS] == number[i : i + SLOW_ROWS, None, None] for i in some]
-    return np.concatenate([np.packbits(m.reshape(len(m), -1), axis=-1) for m in masks])
 
 
 def unpack(packed: UInt8[np.ndarray, "n bytes"]) -> np.ndarray:
@@ -307,8 +300,7 @@ def read_bandwidth() -> float:
 def measure_donors(store: Store, rows) -> float:
     """Pairs a second of bank photos against the bank, themselves excluded."""
     some = np.linspace(0, len(store.ids) - 1, DONOR_BATCH).astype(int)
-    row_of = store.row_of[some]
-    class_id = np.where(row_of >= 0, store.row_class[row_of], -1).astype(np.int32)
+    class_id = store.class_of(some)
     exclude = some[:, None] == np.arange(len(store.ids))
     arguments = rows, store.layout[some], store.component[some].astype(np.int32), class_id
     run = jax.jit(search, static_argnames="candidates")
@@ -316,99 +308,6 @@ def measure_donors(store: Store, rows) -> float:
     rows_of_class = np.bincount(store.row_class, minlength=store.spec.labels.num_classes)
     pairs = rows_of_class[class_id[class_id >= 0]].sum()
     return float(pairs / median_seconds({"donors": call})["donors"])
-
-
-# --- the twin -------------------------------------------------------------------------------
-
-
-def count_mismatches(store: Store, queries: np.ndarray, segments, best) -> int:
-    """Query segments whose best rows are not the twin's, which scores all pairs in integers."""
-    mismatches = 0
-    context = twin_contexts(store.component, store.row_photo, store.row_component, store.spec.grid)
-    labelled = twin_counts(store.layout != VOID, store.row_photo, context)
-    masks = [pack(store.component[store.row_photo[r]], store.row_component[r]) for r in (
-        np.flatnonzero(store.row_class == c) for c in range(store.spec.labels.num_classes)
-    ) if len(r)]  # fmt: skip
-    present = [c for c in range(store.spec.labels.num_classes) if (store.row_class == c).any()]
-    masks = dict(zip(present, masks, strict=True))
-    with progress("twin: layouts", len(queries)) as bar:
-        for b, layout in enumerate(queries):
-            valid = np.flatnonzero(segments.class_id[b] >= 0)
-            if not len(valid):
-                continue
-            scores = twin_scores(store, layout, segments, b, valid, masks, context, labelled)
-            for n, score, rows in scores:
-                number = store.row_photo[rows] * MAX_SEGMENTS + store.row_component[rows]
-                order = np.lexsort((number, -score))[:CANDIDATES]
-                found = best.row[b, n] >= 0
-                same = np.array_equal(best.row[b, n][found], number[order])
-                mismatches += not (same and np.array_equal(best.score[b, n][found], score[order]))
-            bar.update()
-    return mismatches
-
-
-def twin_contexts(component, photo, number, grid) -> Int[np.ndarray, "R 4"]:
-    """The enlarged boxes, from the masks."""
-    boxes = []
-    for start in range(0, len(photo), SLOW_ROWS):
-        some = slice(start, start + SLOW_ROWS)
-        mask = component[photo[some]] == number[some, None, None]
-        ends = []
-        for axis, size in ((2, grid[0]), (1, grid[1])):
-            there = mask.any(axis=axis)
-            low, high = there.argmax(axis=1), size - there[:, ::-1].argmax(axis=1)
-            margin = -(-(high - low) * CONTEXT_EIGHTHS // 8)
-            ends.append((np.maximum(low - margin, 0), np.minimum(high + margin, size)))
-        boxes.append(np.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], axis=1))
-    return np.concatenate(boxes)
-
-
-def twin_counts(cells, photo, box) -> Int[np.ndarray, "R"]:
-    """True cells of each row's box in its photo, by summed-area tables."""
-    counts = np.zeros(len(photo), np.int64)
-    order = np.argsort(photo, kind="stable")
-    for start in range(0, len(cells), SLOW_ROWS // 4):
-        some = cells[start : start + SLOW_ROWS // 4]
-        table = np.pad(some.cumsum(1, dtype=np.int32).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-        mine = order[slice(*np.searchsorted(photo, (start, start + len(some)), sorter=order))]
-        p, (y0, x0, y1, x1) = photo[mine] - start, box[mine].T
-        counts[mine] = table[p, y1, x1] - table[p, y0, x1] - table[p, y1, x0] + table[p, y0, x0]
-    return counts
-
-
-def twin_scores(store, layout, segments, b, valid, masks, context, labelled):
-    """(segment, scores of all rows of its class, those rows) for one layout."""
-    grid, shift = store.spec.grid, score_unit(store.spec.grid).bit_length() - 1
-    numbers = valid.astype(np.int16)
-    component = np.broadcast_to(segments.component[b], (len(valid), *grid))
-    own_context = twin_contexts(component, np.arange(len(valid)), numbers, grid)
-    own_mask = pack(component, numbers)
-    # One query's common cells in a photo: a box sum over the cells of equal label.
-    equal = (store.layout == layout) & (layout != VOID)
-    own_labelled = twin_counts(np.broadcast_to(layout != VOID, (len(valid), *grid)),
-                               np.arange(len(valid)), own_context)  # fmt: skip
-    tables = np.pad(equal.cumsum(1, dtype=np.int32).cumsum(2, dtype=np.int32),
-                    ((0, 0), (1, 0), (1, 0)))  # fmt: skip
-    for i, n in enumerate(valid):
-        rows = np.flatnonzero(store.row_class == segments.class_id[b, n])
-        if not len(rows):
-            yield n, np.empty(0, np.int64), rows
-            continue
-        own = masks[segments.class_id[b, n]].view(np.uint64)
-        common = np.bitwise_count(own & own_mask[i].view(np.uint64)).sum(axis=-1, dtype=np.int64)
-        area = np.bitwise_count(own).sum(axis=-1, dtype=np.int64)
-        union = area + np.bitwise_count(own_mask[i]).sum(dtype=np.int64) - common
-        low = np.maximum(context[rows, :2], own_context[i, :2])
-        high = np.maximum(np.minimum(context[rows, 2:], own_context[i, 2:]), low)
-        p, (y0, x0), (y1, x1) = store.row_photo[rows], low.T, high.T
-        same = tables[p, y1, x1] - tables[p, y0, x1] - tables[p, y1, x0] + tables[p, y0, x0]
-        same = same.astype(np.int64)
-        either = labelled[rows] + own_labelled[i] - same
-        yield (
-            n,
-            sum((c << shift) // np.maximum(d, 1) for c, d in ((common, union), (same, either))),
-            rows,
-        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 `ours_ms`: the median of one call, layout to photo, everything included; `canvas_ms`: the same up to
 the canvas (components, retrieval, alignment, composition), the rest is the synthesis network;
+`match_ms`: components and retrieval alone;
 `compile_s`: the first call less the median. One layout at a time, on all devices of the process.
 """
 
@@ -18,8 +19,10 @@ import numpy as np
 
 import sims_jax
 from sims_jax import pipeline
+from sims_jax.labels import read_layout
 
 REPEATS = 20
+CANDIDATES = 8
 
 
 def main() -> None:
@@ -37,8 +40,16 @@ def main() -> None:
     layouts = np.zeros((1, *model.spec.image_size), np.uint8)
     canvas = pipeline.synthesize(model.params, model.bank, layouts)[0].canvas
     paint_ms = median_ms(lambda i: jax.block_until_ready(paint(model.params, canvas)))
+    retrieve = jax.jit(pipeline.match, static_argnames="candidates")
+    some = [read_layout(path, model.labels)[None] for path in paths]
+    match_ms = median_ms(
+        lambda i: jax.block_until_ready(
+            retrieve(model.bank.rows, some[i % len(some)], candidates=CANDIDATES)
+        )
+    )
     figures = {
         "ours_ms": ours_ms,
+        "match_ms": match_ms,
         "canvas_ms": ours_ms - paint_ms,
         "compile_s": first_s - ours_ms / 1e3,
         "image_size": model.spec.image_size,

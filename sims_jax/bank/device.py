@@ -59,15 +59,12 @@ def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank
             "or take photos out"
         )
     devices = list(jax.devices() if devices is None else devices)
-    found = store.row_of >= 0
-    class_id = np.full(found.shape, -1)
-    class_id[found] = store.row_class[store.row_of[found]]
     shares = []
     for index in range(len(devices)):
         some = slice(index, None, len(devices))
         number = np.arange(len(store.ids), dtype=np.int32)[some]
         images = store.photo[some], store.layout[some], store.component[some]
-        shares.append(_Share(number, *images, class_id[some]))
+        shares.append(_Share(number, *images, store.class_of(some)))
     return _put(shares, store.spec, devices)
 
 

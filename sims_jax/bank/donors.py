@@ -102,13 +102,12 @@ def _search(
             # The last batch is filled up, so that one program serves all.
             some = np.arange(start, start + BATCH).clip(max=len(queries.ids) - 1)
             row_of = queries.row_of[some]
-            class_id = np.where(row_of >= 0, queries.row_class[row_of], -1).astype(np.int32)
             near = np.abs(places[0][some, None] - places[1]) <= near_frames
             best = run(
                 bank.rows,
                 queries.layout[some],
                 queries.component[some].astype(np.int32),
-                class_id,
+                queries.class_of(some),
                 candidates=candidates,
                 exclude=near,
             )

@@ -53,6 +53,13 @@ class Store:
     row_depth_m: np.ndarray  # float32 [R], median, 0 unknown
     row_of: np.ndarray  # int32 [P, N], row of a photo's component, -1 none
 
+    def class_of(self, photo: np.ndarray | slice) -> np.ndarray:
+        """Classes int32 [p, N] of the components of p photos, -1 where there is no row."""
+        row = self.row_of[photo]
+        classes = np.full(row.shape, -1, np.int32)
+        classes[row >= 0] = self.row_class[row[row >= 0]]
+        return classes
+
     def cut(self, row: np.ndarray) -> np.ndarray:
         """Masks [n, H, W] of n rows, in the frames of their photos."""
         return self.component[self.row_photo[row]] == self.row_component[row][:, None, None]
