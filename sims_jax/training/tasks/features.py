@@ -25,6 +25,7 @@ from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 MAX_GAIN = 1.3  # of the random brightness, or its inverse; hues stay, for Φ must see a tint
 COLOR = "color"  # the layer that Φ does not have
 COLOR_HALVINGS = 3  # colours are compared at an eighth of the size
+COLOR_WEIGHT = 4.0  # of colours, where each layer of Φ counts 1: with 1, bare trees turn pink
 CALIBRATION_PHOTOS = 64
 
 
@@ -57,7 +58,9 @@ class Features:
             unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR), 1.0))
             return unweighted.distance(a, b)[1]
 
-        return cls(config, params, calibrate_weights(average_over(compare, params, examples)))
+        weights = calibrate_weights(average_over(compare, params, examples))
+        weights[COLOR] *= COLOR_WEIGHT
+        return cls(config, params, weights)
 
     def distance(
         self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]
