@@ -23,9 +23,9 @@ from sims_jax.ops.sheet import contact_sheet
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 
 MAX_GAIN = 1.3  # of the random brightness, or its inverse; hues stay, for Φ must see a tint
-COLOR = "color"  # the layer that Φ does not have
+COLOR, CHROMA = "color", "chroma"  # the layers that Φ does not have
 COLOR_HALVINGS = 3  # colours are compared at an eighth of the size
-COLOR_WEIGHT = 4.0  # of colours, where each layer of Φ counts 1: with 1, bare trees turn pink
+CHROMA_WEIGHT = 4.0  # where each other layer counts 1: without it, bare trees turn pink
 CALIBRATION_PHOTOS = 64
 
 
@@ -33,8 +33,10 @@ CALIBRATION_PHOTOS = 64
 class Features:
     """Φ and the weights λ of its layers.
 
-    Differs: a further layer is the photo itself at an eighth of its size. Where a canvas is empty,
-    features alone leave the colour of large areas to chance.
+    Differs: two further layers look at the photo itself. Where a canvas is empty, features alone
+    leave the colour of large areas to chance, so one is the photo at an eighth of its size; and
+    they let hues drift in fine structure, so the other is red and blue against green, pixel by
+    pixel.
     """
 
     config: VGGConfig
@@ -55,11 +57,11 @@ class Features:
         def compare(params, batch, position):
             del position
             a, b = (batch[side].astype(jnp.float32) / 255 for side in "ab")
-            unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR), 1.0))
+            unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0))
             return unweighted.distance(a, b)[1]
 
         weights = calibrate_weights(average_over(compare, params, examples))
-        weights[COLOR] *= COLOR_WEIGHT
+        weights[CHROMA] *= CHROMA_WEIGHT
         return cls(config, params, weights)
 
     def distance(
@@ -71,7 +73,8 @@ class Features:
 
     def _look(self, photo):
         color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
-        return VGG(self.config).apply(self.params, photo) | {COLOR: color}
+        chroma = photo[..., ::2] - photo[..., 1:2]
+        return VGG(self.config).apply(self.params, photo) | {COLOR: color, CHROMA: chroma}
 
 
 @dataclasses.dataclass(frozen=True)
