@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sims_jax.errors import InputError
+from sims_jax.programs import keep_programs
 
 INPUT_ERROR_STATUS = 2
 PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -21,6 +22,7 @@ SHEET_COLUMNS = 3  # layouts side by side on a sheet
 
 def train_command() -> None:
     """`train.py` and `sims-train`."""
+    keep_programs()
     from absl import app, flags, logging
     from ml_collections import config_flags
 
@@ -72,6 +74,7 @@ def _find_presets(argv: list[str]) -> list[str]:
 
 def synthesize_command() -> None:
     """`synthesize.py` and `sims-synthesize`."""
+    keep_programs()
     arguments = synthesize_parser().parse_args()
     exit_with_one_line(lambda: _synthesize(arguments))
 

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 from sims_jax.commands import exit_with_one_line
+from sims_jax.programs import keep_programs
 
 
 def bank_parser() -> argparse.ArgumentParser:
@@ -82,6 +83,7 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Runs the command that the flags name."""
+    keep_programs()
     arguments = bank_parser().parse_args()
     run = {"inspect": _inspect, "append": _append, "remove": _remove}[arguments.command]
     exit_with_one_line(lambda: run(arguments))
