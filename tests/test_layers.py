@@ -17,7 +17,7 @@ LAYERS = (
     ("nets",),
     ("canvas",),
     ("losses", "metrics"),
-    ("checkpoints", "pipeline", "model"),
+    ("checkpoints", "pipeline", "result", "model"),
     ("training",),
     ("commands",),
 )
