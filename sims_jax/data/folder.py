@@ -28,11 +28,13 @@ class FolderConfig:
         the name, so that photos added later move no other photo.
       video_frames: names are VIDEO_FRAME; a video's photos then stay in one split, and count as
         near-copies of each other.
+      labels: the label space of a folder without labels.json.
     """
 
     root: str
     val_frac: float = 0.1
     video_frames: bool = False
+    labels: LabelSpace | None = None
 
 
 class Folder(PairBuilder):
@@ -47,8 +49,9 @@ class Folder(PairBuilder):
         Raises:
           InputError: a folder, a partner or labels.json is missing or wrong.
         """
-        root = pathlib.Path(config.root).expanduser()
-        labels = label_space_from_json(root / "labels.json")
+        path = pathlib.Path(config.root).expanduser() / "labels.json"
+        given = None if path.exists() else config.labels
+        labels = given or label_space_from_json(path)
         return cls(config=make_pair_config(config, labels, list_folder(config)), data_dir=cache_dir)
 
 

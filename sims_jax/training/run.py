@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 import sims_jax
 from sims_jax.bank.build import build_bank
+from sims_jax.bank.description import read_description
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
@@ -215,6 +216,8 @@ class Run:
         """`report.json`: scores of all stages; seconds are of the process that finished a stage."""
         done = {stage: self._done(stage) for stage in STAGES}
         report = {stage: done[stage]["scores"] for stage in STAGES}
+        bank = read_description(self.workdir / "bank")  # which may have changed since it was built
+        report["bank"] = {count: bank[count] for count in report["bank"]}
         report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
         sheet, heldout = self.workdir / "sheet.png", self._heldout()
         if not sheet.exists():
