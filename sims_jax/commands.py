@@ -42,8 +42,12 @@ def train_command() -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(_find_presets(argv))
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            _fail(" ".join(str(error).split()))
+        except (AttributeError, LookupError) as error:
+            _fail(str(_find_unknown_key(_find_presets(argv)) or error))
+        except (flags.Error, TypeError, ValueError, OSError) as error:
+            # What fails in a config file comes with its traceback.
+            lines = str(error).strip().splitlines()
+            _fail(lines[-1] if "Traceback" in str(error) else " ".join(lines))
 
     app.run(main, flags_parser=parse)
 
@@ -74,6 +78,25 @@ def _find_presets(argv: list[str]) -> list[str]:
         return f"{flag}{path}{colon}{rest}" if path.exists() else argument
 
     return [find(*pair) for pair in zip(["", *argv], argv, strict=False)]
+
+
+def _find_unknown_key(argv: list[str]) -> InputError | None:
+    """The error of the first flag that would change a key which the config does not have."""
+    from absl import flags
+
+    from sims_jax.config import all_keys, unknown_key
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    chosen, others = parser.parse_known_args(argv)
+    # absl fails at the key before it keeps the config.
+    known = list(all_keys(flags.FLAGS["config"].parser.parse(chosen.config)))
+    for argument in others:
+        path, _, name = argument.partition("=")[0].partition("config.")
+        name = name.partition("[")[0]
+        if path == "--" and name not in known:
+            return unknown_key("config", name, known)
+    return None
 
 
 def synthesize_command() -> None:

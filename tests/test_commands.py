@@ -62,7 +62,9 @@ def train(root, workdir, *more):
 
 def test_unknown_config_key(tmp_path):
     workdir = tmp_path / "run"
-    assert_one_line(train("x", workdir, "--config.synthesis.steps=3"), "steps")
+    result = train("x", workdir, "--config.synthesis.steps=3")
+    line = "found an unknown key; did you mean config.synthesis.train.steps?"
+    assert_one_line(result, f"error: config.synthesis.steps: {line}")
     assert not workdir.exists()
 
 

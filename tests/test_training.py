@@ -322,10 +322,12 @@ def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
     ("key", "value", "message"),
     [
         ("synthesis.train.warmup_steps", 4, "warmup_steps"),
-        ("features.train.log_every", 0, "log_every"),
+        ("features.train.log_every", 0, "^config.features.train.log_every: found 0"),
         ("transformer.train.batch_size", 12, "8 devices"),
         ("simulation.lost_share", 0.5, "lost_share"),
-        ("bank.grids", 3, "grids"),
+        ("bank.grids", 3, r"^config.bank.grids: found an unknown .* config.bank.grid\?"),
+        ("canvas.adherence", "photo", "^config.canvas.adherence: found 'photo'"),
+        ("synthesis.net.decoder_widths", (8,), "^config.synthesis.net.decoder_widths: found 1"),
     ],
 )
 def test_config_mistakes_are_found_at_once(tiny_config, tmp_path, key, value, message):
