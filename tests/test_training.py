@@ -185,7 +185,7 @@ def toy_config(**changes):
     return TrainConfig(**values | changes)
 
 
-def test_resumed_equals_uninterrupted(tmp_path):
+def test_resumed_equals_uninterrupted(tmp_path, capsys):
     for name, parts in (("whole", [12]), ("parts", [5, 9, 12])):
         (tmp_path / name).mkdir()
         for steps in parts:
@@ -193,6 +193,12 @@ def test_resumed_equals_uninterrupted(tmp_path):
                 ema = train(Toy(), toy_config(steps=steps), tmp_path / name / "toy", writer, 0)
         (tmp_path / f"{name}.json").write_text(json.dumps(float(ema["w"])))
     assert (tmp_path / "whole.json").read_text() == (tmp_path / "parts.json").read_text()
+    # Each part says that it compiles, and that it has: these may take minutes.
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["toy: compiling"] * 4
+    assert {f"toy: {first}" for first in ("1/12", "1/5", "6/9", "10/12")} <= {
+        line.partition(" [")[0] for line in told.err.splitlines()
+    }
     lines = [(tmp_path / name / METRICS_FILE).read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]
 

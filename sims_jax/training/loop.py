@@ -124,6 +124,7 @@ def train(
     Raises:
       InputError: the loss is not finite; the last checkpoint is still from before that.
     """
+    print(f"{task.name}: compiling", flush=True)
     devices = jax.devices()
     local = jax.local_devices()
     optimizer = make_optimizer(config)
@@ -151,6 +152,8 @@ def train(
                     writer.write(task.name, step, values)
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
                 bar.update()
+                if step == done + 1:  # compiled: that is said at once
+                    bar.refresh()
                 if step % config.sheet_every == 0 and not last:
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
                 if saves:

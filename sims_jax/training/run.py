@@ -74,6 +74,7 @@ class Run:
                 if stage in self.config.stages and not self._is_done(stage):
                     self._check_needs(stage)
                     began = time.monotonic()
+                    print(f"{stage}: begins", flush=True)
                     if stage == "bank":
                         done = {"scores": self._build_banks(dataset, settings)}
                     elif stage == "features" and self.config.features.weights:
@@ -126,6 +127,7 @@ class Run:
     def _train(self, stage: str, settings: Settings, writer: MetricsWriter) -> dict[str, Any]:
         task, config = self._task(stage, settings), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
+        print(f"{stage}: scoring", flush=True)
         scores = task.evaluate(params)
         writer.rewind(f"{stage}_heldout", 0)
         writer.write(f"{stage}_heldout", config.steps, scores)
@@ -221,6 +223,7 @@ class Run:
         report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
         sheet, heldout = self.workdir / "sheet.png", self._heldout()
         if not sheet.exists():
+            print("sheet: compiling", flush=True)
             params = {name: restore_finished(self._folder(name)) for name in STAGES[2:]}
             model = assemble(self.config, self._store(), params)
             write_picture(sheet, heldout_sheet(model, heldout))
