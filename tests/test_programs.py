@@ -43,3 +43,18 @@ def test_commands_keep_programs(tmp_path, variables, expected):
 def test_the_library_keeps_none(tmp_path):
     assert folder_of("import sims_jax.model; " + TELL, tmp_path) == "None"
     assert not list(tmp_path.iterdir())
+
+
+RUN = """
+import jax, numpy as np
+found = []
+jax.monitoring.register_event_listener(lambda name, **_: found.append(name))
+result = jax.jit(lambda x: jax.nn.softmax(x @ x.T))(np.linspace(0, 1, 96).reshape(12, 8))
+print(np.asarray(result).tobytes().hex(), found.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def test_the_second_start_finds_the_program_and_its_bits(tmp_path):
+    first, second = (folder_of(KEEP + RUN, tmp_path).split() for _ in range(2))
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == ("0", "1")
