@@ -11,8 +11,8 @@ import importlib
 _HOME = {
     "InputError": "errors",
     "Model": "model",
-    "Result": "model",
-    "Source": "model",
+    "Result": "result",
+    "Source": "result",
     "load": "model",
     "gather": "pipeline",
     "match": "pipeline",

@@ -1,26 +1,32 @@
 """The commands: flags in, one call, and errors as one line."""
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from sims_jax.errors import InputError
+from sims_jax.programs import keep_programs
 
 INPUT_ERROR_STATUS = 2
+BROKEN_PIPE_STATUS = 128 + 13  # as a shell tells of what died of SIGPIPE
 PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
 SHEET_FILE = "sheet.png"
+SOURCES_FILE = "sources.json"
 SHEET_PICTURE_PX = 240  # width of a picture on a sheet
 SHEET_COLUMNS = 3  # layouts side by side on a sheet
 
 
 def train_command() -> None:
     """`train.py` and `sims-train`."""
+    keep_programs()
     from absl import app, flags, logging
     from ml_collections import config_flags
 
@@ -36,8 +42,12 @@ def train_command() -> None:
     def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(_find_presets(argv))
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            _fail(" ".join(str(error).split()))
+        except (AttributeError, LookupError) as error:
+            _fail(str(_find_unknown_key(_find_presets(argv)) or error))
+        except (flags.Error, TypeError, ValueError, OSError) as error:
+            # What fails in a config file comes with its traceback.
+            lines = str(error).strip().splitlines()
+            _fail(lines[-1] if "Traceback" in str(error) else " ".join(lines))
 
     app.run(main, flags_parser=parse)
 
@@ -70,8 +80,28 @@ def _find_presets(argv: list[str]) -> list[str]:
     return [find(*pair) for pair in zip(["", *argv], argv, strict=False)]
 
 
+def _find_unknown_key(argv: list[str]) -> InputError | None:
+    """The error of the first flag that would change a key which the config does not have."""
+    from absl import flags
+
+    from sims_jax.config import all_keys, unknown_key
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    chosen, others = parser.parse_known_args(argv)
+    # absl fails at the key before it keeps the config.
+    known = list(all_keys(flags.FLAGS["config"].parser.parse(chosen.config)))
+    for argument in others:
+        path, _, name = argument.partition("=")[0].partition("config.")
+        name = name.partition("[")[0]
+        if path == "--" and name not in known:
+            return unknown_key("config", name, known)
+    return None
+
+
 def synthesize_command() -> None:
     """`synthesize.py` and `sims-synthesize`."""
+    keep_programs()
     arguments = synthesize_parser().parse_args()
     exit_with_one_line(lambda: _synthesize(arguments))
 
@@ -117,8 +147,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
     for pair in zip(paths, instances, strict=True):
         _read_pair(*pair, model.labels)
-    sources, rows = {}, []
-    with progress("synthesize", len(paths)) as bar:
+    rows = []
+    with _sources_file(arguments.out) as sources, progress("synthesize", len(paths)) as bar:
         for path, instance in zip(paths, instances, strict=True):
             layout, instance_ids = _read_pair(path, instance, model.labels)
             result = model.synthesize(
@@ -129,14 +159,13 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 coarse=arguments.coarse,
             )
             arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
-            write_picture(arguments.out / path.name, result.photo)
             sources[path.name] = [_to_json(source) for source in result.segments]
+            write_picture(arguments.out / path.name, result.photo)
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
                 rows.append([_shrink(picture) for picture in pictures])
             bar.update()
-    (arguments.out / "sources.json").write_text(json.dumps(sources, indent=1) + "\n")
-    print(f"{len(paths)} photos and sources.json: {arguments.out}")
+    print(f"{len(paths)} photos and {SOURCES_FILE}: {arguments.out}")
     if arguments.sheet:
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
         sheet = contact_sheet([list(itertools.chain(*some)) for some in several])
@@ -191,6 +220,36 @@ def _check_out(
         )
 
 
+@contextlib.contextmanager
+def _sources_file(out: pathlib.Path) -> Iterator[dict[str, list[dict]]]:
+    """Takes the sources of the photos that are made, and adds them to those of earlier ones.
+
+    What was made until an error, too: whoever takes a photo out of the bank needs to find it.
+    """
+    from sims_jax.config import write_json
+
+    path, sources = out / SOURCES_FILE, {}
+    _read_sources(path)  # an error before the first photo is made
+    try:
+        yield sources
+    finally:
+        if sources:
+            write_json(path, _read_sources(path) | sources)
+
+
+def _read_sources(path: pathlib.Path) -> dict[str, list[dict]]:
+    try:
+        sources = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        sources = None
+    if not isinstance(sources, dict):
+        raise InputError(
+            f"{path}: found no sources of photos, expected what synthesize.py wrote; "
+            "move the folder, or change --out"
+        )
+    return sources
+
+
 def _read_pair(
     path: pathlib.Path, instances: pathlib.Path | None, labels
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -228,8 +287,12 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
     """Runs a command; what the user did wrong becomes one line and status 2."""
     try:
         do()
+        sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:  # as of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE_STATUS)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = " ".join(str(error.strerror or error).split())

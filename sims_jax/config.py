@@ -1,9 +1,10 @@
 """From a config to dataclasses, and the config a workdir was made with."""
 
 import dataclasses
+import difflib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -18,16 +19,38 @@ def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """`cls(**values)` for a frozen dataclass, with lists as tuples.
 
     Raises:
-      InputError: a key is unknown or missing; `where` names the part of the config.
+      InputError: a key is unknown or missing, or the dataclass refuses a value; `where` names the
+        part of the config.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
     given = set(values.keys())
     unknown, missing = sorted(given - set(fields)), sorted(required - given)
-    if unknown or missing:
-        found = f"found {unknown[0]!r}" if unknown else f"found no {missing[0]!r}"
-        raise InputError(f"{where}: {found}, expected the keys {', '.join(fields)}")
-    return cls(**{name: _freeze(values[name]) for name in given})
+    if unknown:
+        raise unknown_key(where, unknown[0], fields)
+    if missing:
+        raise InputError(f"{where}: found no {missing[0]!r}, expected the keys {', '.join(fields)}")
+    try:
+        return cls(**{name: _freeze(values[name]) for name in given})
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from error
+
+
+def unknown_key(where: str, name: str, known: Iterable[str]) -> InputError:
+    """The error that `name` is no key of the part `where` of a config, with the nearest that is."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    first = ", ".join(key for key in known if "." not in key)
+    advice = f"did you mean {where}.{nearest[0]}?" if nearest else f"expected one of {first}"
+    return InputError(f"{where}.{name}: found an unknown key; {advice}")
+
+
+def all_keys(config: ConfigDict) -> Iterator[str]:
+    """The keys of a config and of its parts, as in `synthesis.train.steps`."""
+    for name, value in config.items():
+        yield name
+        if isinstance(value, ConfigDict):
+            yield from (f"{name}.{key}" for key in all_keys(value))
 
 
 def _freeze(value: Any) -> Any:

@@ -5,13 +5,15 @@ the model's working size, in one compiled program for each batch size.
 """
 
 import dataclasses
+import operator
 import os
 import pathlib
 from collections.abc import Collection, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -31,52 +33,13 @@ from sims_jax.nets.ordering import OrderingConfig
 from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.ops.resize import resize_labels
+from sims_jax.result import Result, Source
 from sims_jax.types import Bank, BankSpec, Matches, Synthesis
 
 NETWORKS = ("transformer", "ordering", "densifier", "synthesis")
 MAX_INSTANCE_ID = 2**16 - 1  # of `split_layout`, and of a PNG
 
 _densify = jax.jit(pipeline.densify)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One segment of a photo, and where it comes from.
-
-    `box` is (y0, x0, y1, x1) in the layout's own pixels; `score` is in [0, 2], the overlap of the
-    masks plus that of the contexts; `affine` [2, 3] leads from the segment's place in the photo to
-    its place in the source photo, in pixels of the working size from the frame's centre, (x, y);
-    `row_id` is photo * max_segments + component, photos counted in the order of their ids;
-    `order` counts from the farthest back. Where the bank had nothing, `photo_id` and `row_id` are
-    None and `affine` is the identity.
-    """
-
-    class_name: str
-    box: tuple[int, int, int, int]
-    photo_id: str | None
-    row_id: int | None
-    score: float
-    affine: Float[np.ndarray, "2 3"]
-    order: int
-    used: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A photo, the canvas it was made of, and the sources of its segments.
-
-    `photo` and `canvas` are float32 [H, W, 3] in [0, 1] at the layout's size; `canvas_mask` is
-    float32 [H, W], 1 where the bank gave a pixel, 0 where the canvas is empty or elided; `layout`
-    is uint8 [H, W] as the synthesis network saw it; `left_out` counts the segments beyond the
-    static maximum.
-    """
-
-    photo: Float[np.ndarray, "H W 3"]
-    canvas: Float[np.ndarray, "H W 3"]
-    canvas_mask: Float[np.ndarray, "H W"]
-    layout: UInt8[np.ndarray, "H W"]
-    segments: tuple[Source, ...]
-    left_out: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +50,18 @@ class Model:
     params: pipeline.Params
     bank: Bank
     photo_ids: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        height, width = self.spec.image_size
+        rows = self.bank.rows
+        parts = jnp.asarray(rows.row).addressable_shards  # of this process, if there are several
+        segments = sum(np.count_nonzero(np.asarray(part.data) >= 0) for part in parts)
+        devices = jax.devices()[:1] if rows.mesh is None else list(rows.mesh.devices.flat)
+        return (
+            f"Model({height}x{width}, {self.labels.num_classes} classes of {self.labels.name}, "
+            f"{len(self.photo_ids)} photos, {segments} segments, "
+            f"devices: {len(devices)} {devices[0].platform})"
+        )
 
     @property
     def labels(self) -> LabelSpace:
@@ -126,17 +101,17 @@ class Model:
           InputError: the layout cannot be read, or has ids that are no classes; an option is out
             of its range.
         """
-        if adherence not in (None, *ADHERENCES):
+        # Said in any case, so that the config's own is not another program.
+        adherence = self.config.canvas.adherence if adherence is None else adherence
+        if adherence not in ADHERENCES:
             raise InputError(f"adherence: found {adherence!r}, expected one of {ADHERENCES}")
-        last = self.config.pipeline.candidates - 1
-        if not 0 <= candidate <= last:
-            raise InputError(f"candidate: found {candidate}, expected 0 (the best) to {last}")
+        candidate = _read_candidate(candidate, self.config.pipeline.candidates - 1)
         layouts = self._read_layouts(layout)
         working = self._to_working_size(layouts)
         if instances is not None:
             instances = self._to_working_size(_read_instances(instances, layouts.shape))
         if coarse:
-            working = _densify(self.params, working)
+            working = jax.device_get(_densify(self.params, working))
         synthesis, matches = pipeline.synthesize(
             self.params,
             self.bank,
@@ -173,7 +148,11 @@ class Model:
         return resize_labels(ids, size).reshape(-1, *size)
 
     def _excluded(self, exclude: Collection[str], batch: int) -> np.ndarray:
-        unknown = sorted(set(exclude) - set(self.photo_ids))
+        if isinstance(exclude, str) or not isinstance(exclude, Collection):
+            raise InputError(
+                f"exclude: found {exclude!r}, expected a list of photo ids; put it in brackets"
+            )
+        unknown = [photo for photo in exclude if photo not in self.photo_ids]
         if unknown:
             raise InputError(f"exclude: photo {unknown[0]!r} is not in the bank; check its id")
         # An empty bank has one photo, of void.
@@ -245,6 +224,18 @@ def make_networks(config: ConfigDict, labels: LabelSpace) -> pipeline.Networks:
         canvas=make(CanvasConfig, config.canvas, "config.canvas"),
         pipeline=make(pipeline.PipelineConfig, config.pipeline, "config.pipeline"),
     )
+
+
+def _read_candidate(candidate: int, last: int) -> int:
+    try:
+        number = operator.index(candidate)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= last:
+        raise InputError(
+            f"candidate: found {candidate!r}, expected 0 (the best) to {last}, a whole number"
+        )
+    return number
 
 
 def _read_instances(

@@ -18,6 +18,8 @@ os.environ["XLA_FLAGS"] += (
     else ""
 )
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+# Commands that tests start leave nothing in the home folder. One test keeps its programs.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 # Where programs are kept at all: every one, to be found in another folder, too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -78,7 +79,9 @@ def test_remove_gives_the_bank_of_the_others(banks, copy):
     deleted = remove_photos(bank, [REMOVED])
     assert deleted == [part_folder(bank / PARTS_FOLDER, REMOVED)]
     assert digest(bank) == digest(banks / "less")
-    assert remove_photos(bank, [REMOVED]) == []  # once more is no error
+    with pytest.raises(InputError, match=f"found no photo '{REMOVED}', it was taken out before"):
+        remove_photos(bank, [IDS[0], REMOVED])
+    assert digest(bank) == digest(banks / "less")
     append(bank, [dict(some_of(0, 1)[0], id="another")])
     remove_photos(bank, ["another"])
     assert digest(bank) == digest(banks / "less")
@@ -242,6 +245,19 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
         assert "ab.png" not in {path.name for path in (workdir / folder).iterdir()}
 
 
+def test_the_report_counts_what_the_bank_holds(copy):
+    bank, scores = copy("begin"), {"synthesis": {"val_loss": 2.0}}
+    report = bank.parent / "report.json"
+    report.write_text(json.dumps(scores | {"bank": {"photos": 7, "segments": 1}}))
+    build(bank.parent / "heldout", some_of(0, 2))
+    append(bank.parent / "heldout", some_of(2, 3))  # which the report says nothing of
+    for edit, photos in ((lambda: append(bank, some_of(7, 9)), 9),
+                         (lambda: remove_photos(bank, [IDS[0]]), 8)):  # fmt: skip
+        edit()
+        counts = {"photos": photos, "segments": len(open_bank(bank).row_class)}
+        assert json.loads(report.read_text()) == scores | {"bank": counts}
+
+
 def test_photos_of_unknown_sources_stop_a_removal_until_they_are_gone(banks, copy):
     bank = copy("whole")
     workdir = make_workdir(bank, SOURCE[0]["photo"], REMOVED)
@@ -339,7 +355,8 @@ while killed:
     try:
         run()
     except InputError as error:
-        assert kind == "append" and "already has" in str(error) and not killed, error
+        message = {{"append": "already has", "remove": "taken out before"}}[kind]
+        assert message in str(error) and not killed, error
     assert read_finished(bank)[0]["digest"] == wanted
     left_over = {{path.name for path in bank.iterdir()}} - {{"bank.json", "parts", "donors-0"}}
     assert not left_over, left_over
@@ -405,6 +422,7 @@ def write_folder(root, examples, labels=LABELS):
 
 def test_inspect_append_remove(copy, monkeypatch, capsys, tmp_path):
     bank, mine = copy("begin"), write_folder(tmp_path / "mine", some_of(7, 9))
+    (mine / "labels.json").unlink()  # the bank's, then
     run(monkeypatch, "append", f"--bank={bank}", f"--data={mine}", "--licence=CC BY 4.0")
     assert "2 photos appended" in capsys.readouterr().out
     out = tmp_path / "bank.json"
@@ -443,7 +461,8 @@ def test_mistakes_are_one_line_and_a_status(copy, monkeypatch, capsys, tmp_path)
     for arguments, parts in {
         ("inspect", "--bank=nowhere"): ("nowhere/bank.json", "found no such file"),
         ("append", "--bank=nowhere", f"--data={own}"): ("nowhere/bank.json", "found no such file"),
-        ("append", f"--bank={bank}", "--data=nowhere"): ("nowhere/labels.json", "cannot be read"),
+        ("append", f"--bank={bank}", "--data=nowhere"): ("nowhere/photos",),
+        ("inspect", f"--bank={bank.parent}"): ("run/bank.json", f"did you mean {bank}?"),
         ("append", f"--bank={bank}", f"--data={other}"): (
             str(other),
             "another label space",
@@ -465,3 +484,10 @@ def test_the_module_is_a_command(copy):
     flags = ["-m", "sims_jax.bank", "inspect", f"--bank={copy('begin')}"]
     result = subprocess.run([sys.executable, *flags], capture_output=True, text=True, check=True)
     assert "24x32" in result.stdout
+    read, write = os.pipe()
+    os.close(read)  # as `| head` does when it has read enough
+    result = subprocess.run(
+        [sys.executable, *flags], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (result.returncode, result.stderr) == (141, b"")

@@ -1,5 +1,6 @@
 """What a user gets wrong is one clear line and a status, and nothing is left half-written."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -61,7 +62,9 @@ def train(root, workdir, *more):
 
 def test_unknown_config_key(tmp_path):
     workdir = tmp_path / "run"
-    assert_one_line(train("x", workdir, "--config.synthesis.steps=3"), "steps")
+    result = train("x", workdir, "--config.synthesis.steps=3")
+    line = "found an unknown key; did you mean config.synthesis.train.steps?"
+    assert_one_line(result, f"error: config.synthesis.steps: {line}")
     assert not workdir.exists()
 
 
@@ -176,6 +179,25 @@ def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
     assert names == {"a.png", "b.png", "sources.json", "sheet.png"}
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.height == 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
+
+
+def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
+    synthesize()
+    (tmp_path / "layouts" / "a.png").unlink()
+    for name in ("b", "c"):
+        write_ids(tmp_path / "layouts" / f"{name}.png", (8, 8), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "_shrink", lambda _: 1 / 0)  # once b.png is made
+        with pytest.raises(ZeroDivisionError):
+            synthesize("--sheet")
+    sources = tmp_path / "out" / "sources.json"
+    assert {name: len(segments) for name, segments in json.loads(sources.read_text()).items()} == {
+        "a.png": 1, "b.png": 1
+    }  # fmt: skip
+    sources.write_text('{"a.png": [{"class')
+    with pytest.raises(InputError, match=r"out/sources\.json: found no sources.*--out"):
+        synthesize()
+    assert not (tmp_path / "out" / "c.png").exists()
 
 
 def test_a_sheet_has_room_for_the_largest_picture():

@@ -319,7 +319,7 @@ def test_bad_label_files(tmp_path, content, found):
         ({"name": "imagenet"}, "expected one of camvid, folder, scenes;"),
         ({}, "config.data.name: found None"),
         ({"name": "camvid"}, "found no 'root'"),
-        ({"name": "camvid", "root": "/nowhere", "videos": ()}, "found 'videos', expected the keys"),
+        ({"name": "camvid", "root": "/nowhere", "roots": ()}, "roots: found an unknown key; did"),
         ({"name": "camvid", "root": "/nowhere"}, "/nowhere/train: found no such folder"),
         ({"name": "folder", "root": "/nowhere"}, "/nowhere/labels.json: cannot be read"),
     ],

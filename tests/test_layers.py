@@ -10,14 +10,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "sims_jax"
 LAYERS = (
-    ("errors", "labels", "types", "rng", "images", "progress", "config"),
+    ("errors", "labels", "types", "rng", "images", "progress", "programs", "config"),
     ("ops",),
     ("data",),
     ("bank",),
     ("nets",),
     ("canvas",),
     ("losses", "metrics"),
-    ("checkpoints", "pipeline", "model"),
+    ("checkpoints", "pipeline", "result", "model"),
     ("training",),
     ("commands",),
 )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.nets import layers
 from sims_jax.nets.densifier import Densifier, DensifierConfig
@@ -134,7 +135,7 @@ def test_ordering_has_the_papers_size():
 
 
 def test_synthesis_config_refuses_unequal_scales():
-    with pytest.raises(ValueError, match="decoder_widths"):
+    with pytest.raises(InputError, match="decoder_widths"):
         SynthesisConfig((8, 8), (1, 1), (8, 8))
     with pytest.raises(TypeError, match="encoder_width"):
         SynthesisConfig(encoder_width=(8,))

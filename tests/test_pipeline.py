@@ -38,7 +38,8 @@ def found(tiny_model, layouts):
 def synthesize(model, layout, **options):
     """As `Model.synthesize` calls the pipeline: so that tests share its programs."""
     exclude = np.zeros((1, len(model.photo_ids)), bool)
-    fixed = dict(candidate=np.int32(0), exclude=exclude, instances=None, adherence=None)
+    adherence = model.config.canvas.adherence
+    fixed = dict(candidate=np.int32(0), exclude=exclude, instances=None, adherence=adherence)
     return pipeline.synthesize(model.params, model.bank, layout[None], **fixed | options)
 
 
@@ -72,6 +73,8 @@ def test_the_second_layout_does_not_recompile(tiny_model, layouts):
     compiled = pipeline.synthesize._cache_size()
     tiny_model.synthesize(layouts[1], candidate=2, exclude=tiny_model.photo_ids[:2])
     tiny_model.synthesize(np.resize(layouts[2], (90, 50)))
+    tiny_model.synthesize(layouts[2], adherence=tiny_model.config.canvas.adherence)
+    tiny_model.synthesize(layouts[2], coarse=True)
     assert pipeline.synthesize._cache_size() == compiled
 
 
@@ -234,8 +237,14 @@ def test_a_path_is_a_layout_and_bad_layouts_are_named(tiny_model, layouts, tmp_p
         tiny_model.synthesize([[0, 1], [0]])
     with pytest.raises(InputError, match="adherence"):
         tiny_model.synthesize(layouts[0], adherence="photo")
-    with pytest.raises(InputError, match="not in the bank"):
-        tiny_model.synthesize(layouts[0], exclude=["nobody"])
+    for exclude, message in (
+        (["nobody"], "'nobody' is not in the bank"),
+        ([3], "3 is not"),
+        (tiny_model.photo_ids[0], "list of photo ids"),
+        (None, "found None"),
+    ):
+        with pytest.raises(InputError, match=f"exclude: .*{message}"):
+            tiny_model.synthesize(layouts[0], exclude=exclude)
 
 
 def test_arrays_of_any_kind_are_layouts(tiny_model, layouts):
@@ -268,8 +277,8 @@ def test_instances_of_any_kind_are_checked(tiny_model, layouts, tmp_path):
 
 
 def test_candidates_beyond_the_retrieved_are_refused(tiny_model, layouts):
-    for candidate in (-1, 3):
-        with pytest.raises(InputError, match=f"candidate: found {candidate}, expected 0 .* to 2"):
+    for candidate in (-1, 3, 1.5, "1", None):
+        with pytest.raises(InputError, match=f"candidate: found {candidate!r}, expected 0 .* to 2"):
             tiny_model.synthesize(layouts[0], candidate=candidate)
 
 
@@ -292,6 +301,21 @@ def test_a_perfect_overlap_scores_one():
     for grid in ((2, 3), (24, 32), (64, 128)):
         count, nothing = jnp.asarray([grid[0] * grid[1]]), jnp.asarray([0])
         assert score_pairs(count, count, nothing, nothing, grid)[0] == score_unit(grid)
+
+
+def test_models_and_results_print_in_one_line(tiny_model, tiny_stores, layouts):
+    result = tiny_model.synthesize(layouts[0])
+    used = sum(source.used for source in result.segments)
+    segments = len(tiny_stores[0].row_class)
+    names = f"{tiny_model.labels.num_classes} classes of {tiny_model.labels.name}"
+    assert repr(tiny_model) == (
+        f"Model(48x64, {names}, 10 photos, {segments} segments, devices: 8 cpu)"
+    )
+    assert "0 photos, 0 segments, devices: 1 cpu" in repr(tiny_model.without_bank())
+    assert (
+        repr(result) == f"Result(48x64, {used} of {len(result.segments)} segments used, 0 left out)"
+    )
+    assert "array" not in repr(result.segments[0])
 
 
 def test_exported_names():

@@ -43,6 +43,14 @@ def test_command(command):
         assert known.workdir and known.layout and known.out
 
 
+def test_python_imports():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    assert "from sims_jax import gather, match, render" in imports
+    exec("\n".join(imports), {})
+
+
 def test_no_blank_is_left():
     assert not re.findall(r"@[A-Z_]+@", README)
 

@@ -137,9 +137,9 @@ def test_choose_sample_takes_the_majority_then_the_nearest():
 
 
 def test_bad_config_is_named():
-    with pytest.raises(InputError, match=r"data.image_size: found \(4, 4\), expected"):
+    with pytest.raises(InputError, match=r"^image_size: found \(4, 4\), expected"):
         scenes.ScenesConfig(image_size=(4, 4))
-    with pytest.raises(InputError, match=r"data.num_train: found 0, expected"):
+    with pytest.raises(InputError, match=r"^num_train: found 0, expected"):
         scenes.ScenesConfig(num_train=0)
 
 

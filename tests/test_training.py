@@ -185,7 +185,7 @@ def toy_config(**changes):
     return TrainConfig(**values | changes)
 
 
-def test_resumed_equals_uninterrupted(tmp_path):
+def test_resumed_equals_uninterrupted(tmp_path, capsys):
     for name, parts in (("whole", [12]), ("parts", [5, 9, 12])):
         (tmp_path / name).mkdir()
         for steps in parts:
@@ -193,6 +193,12 @@ def test_resumed_equals_uninterrupted(tmp_path):
                 ema = train(Toy(), toy_config(steps=steps), tmp_path / name / "toy", writer, 0)
         (tmp_path / f"{name}.json").write_text(json.dumps(float(ema["w"])))
     assert (tmp_path / "whole.json").read_text() == (tmp_path / "parts.json").read_text()
+    # Each part says that it compiles, and that it has: these may take minutes.
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["toy: compiling"] * 4
+    assert {f"toy: {first}" for first in ("1/12", "1/5", "6/9", "10/12")} <= {
+        line.partition(" [")[0] for line in told.err.splitlines()
+    }
     lines = [(tmp_path / name / METRICS_FILE).read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]
 
@@ -322,10 +328,12 @@ def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
     ("key", "value", "message"),
     [
         ("synthesis.train.warmup_steps", 4, "warmup_steps"),
-        ("features.train.log_every", 0, "log_every"),
+        ("features.train.log_every", 0, "^config.features.train.log_every: found 0"),
         ("transformer.train.batch_size", 12, "8 devices"),
         ("simulation.lost_share", 0.5, "lost_share"),
-        ("bank.grids", 3, "grids"),
+        ("bank.grids", 3, r"^config.bank.grids: found an unknown .* config.bank.grid\?"),
+        ("canvas.adherence", "photo", "^config.canvas.adherence: found 'photo'"),
+        ("synthesis.net.decoder_widths", (8,), "^config.synthesis.net.decoder_widths: found 1"),
     ],
 )
 def test_config_mistakes_are_found_at_once(tiny_config, tmp_path, key, value, message):

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 from sims_jax.commands import exit_with_one_line
+from sims_jax.programs import keep_programs
 
 
 def bank_parser() -> argparse.ArgumentParser:
@@ -22,7 +23,10 @@ def bank_parser() -> argparse.ArgumentParser:
         )
     inspect.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also into this file")
     append.add_argument(
-        "--data", required=True, type=pathlib.Path, help="folder of photos/, layouts/, labels.json"
+        "--data",
+        required=True,
+        type=pathlib.Path,
+        help="folder of photos/, layouts/ and labels.json (default: the bank's classes)",
     )
     append.add_argument("--licence", help="of these photos (default: the user's own data)")
     remove.add_argument(
@@ -42,13 +46,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _append(arguments: argparse.Namespace) -> None:
-    from sims_jax.bank.description import read_description
+    from sims_jax.bank.description import read_description, spec_of
     from sims_jax.bank.edit import append_photos
     from sims_jax.bank.parts import TEMPORARY_PREFIX
     from sims_jax.data.source import open_dataset
 
-    read_description(arguments.bank)  # an error if there is none, before anything is written
-    config = {"name": "folder", "root": str(arguments.data), "val_frac": 0}
+    # An error if there is none, before anything is written.
+    labels = spec_of(arguments.bank, read_description(arguments.bank)).labels
+    config = {"name": "folder", "root": str(arguments.data), "val_frac": 0, "labels": labels}
     # Inside of the bank, so that the next edit finds what a kill leaves of it.
     with tempfile.TemporaryDirectory(dir=arguments.bank, prefix=TEMPORARY_PREFIX) as cache:
         dataset = open_dataset(config, cache)
@@ -82,6 +87,7 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Runs the command that the flags name."""
+    keep_programs()
     arguments = bank_parser().parse_args()
     run = {"inspect": _inspect, "append": _append, "remove": _remove}[arguments.command]
     exit_with_one_line(lambda: run(arguments))

@@ -38,7 +38,10 @@ def read_description(folder: pathlib.Path) -> Description:
     """
     path = folder / BANK_FILE
     if not path.exists():
-        raise InputError(f"{path}: found no such file, expected a bank; run the stage `bank`")
+        inside = folder / "bank"  # of a workdir
+        is_there = (inside / BANK_FILE).exists()
+        advice = f"did you mean {inside}?" if is_there else "run the stage `bank`"
+        raise InputError(f"{path}: found no such file, expected a bank; {advice}")
     description = read_json(path)
     if description.get("format") != FORMAT:
         raise InputError(
@@ -61,11 +64,20 @@ def read_finished(folder: pathlib.Path) -> tuple[Description, BankSpec]:
             f"{path}: found an unfinished bank, expected a finished one; run the stage `bank` "
             "again, it continues"
         )
+    return description, spec_of(folder, description)
+
+
+def spec_of(folder: pathlib.Path, description: Description) -> BankSpec:
+    """The spec in a bank's description, finished or not.
+
+    Raises:
+      InputError: there is none.
+    """
     try:
-        return description, spec_from_json(description["spec"])
+        return spec_from_json(description["spec"])
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: found a description without {error}, expected a bank's; "
+            f"{folder / BANK_FILE}: found a description without {error}, expected a bank's; "
             "delete the bank's folder and build it again"
         ) from error
 
@@ -102,11 +114,16 @@ def difference(found: Any, expected: Any) -> str:
     return f"found {found!r}, expected {expected!r}"
 
 
-def write_finished(folder: pathlib.Path, description: Description) -> Description:
-    """Writes, and returns, the description of a bank whose parts are all there."""
+def write_finished(folder: pathlib.Path, description: Description) -> None:
+    """Writes the description of a bank whose parts are all there."""
+    write_json(folder / BANK_FILE, finish(folder, description))
+
+
+def finish(folder: pathlib.Path, description: Description) -> Description:
+    """The description of a bank whose parts are all there, with its counts and its digest."""
     paths = list_parts(folder / PARTS_FOLDER)
     metas = {photo_id: read_json(path / META_FILE) for photo_id, path in paths.items()}
-    finished = description | {
+    return description | {
         "complete": True,
         "photos": len(metas),
         "segments": sum(meta["segments"] for meta in metas.values()),
@@ -116,8 +133,6 @@ def write_finished(folder: pathlib.Path, description: Description) -> Descriptio
             {photo_id: meta["digest"] for photo_id, meta in metas.items()},
         ),
     }
-    write_json(folder / BANK_FILE, finished)
-    return finished
 
 
 def digest_bank(spec: BankSpec, part_digests: dict[str, str]) -> str:

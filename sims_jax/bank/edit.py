@@ -22,10 +22,10 @@ from sims_jax.bank.description import (
     PARTS_FOLDER,
     Description,
     difference,
+    finish,
     hash_id,
     read_description,
     read_finished,
-    write_finished,
 )
 from sims_jax.bank.parts import (
     META_FILE,
@@ -37,7 +37,7 @@ from sims_jax.bank.parts import (
     write_json,
 )
 from sims_jax.bank.photo import OPTIONAL_FIELDS, Example
-from sims_jax.bank.traces import delete, delete_traces
+from sims_jax.bank.traces import delete, delete_traces, update_report
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 
@@ -105,23 +105,25 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
     """Takes photos out of a finished bank: their parts, and all traces of them beside it.
 
     What is searched for traces is listed in `sims_jax.bank.traces`. The bank keeps a hash of their
-    ids, so that they do not come back with the dataset. Photos taken out before are no error.
+    ids, so that they do not come back with the dataset.
 
     Returns:
       What was deleted.
 
     Raises:
-      InputError: the bank cannot be read, does not have a photo, or has no others.
+      InputError: the bank cannot be read, does not have a photo (any more), or has no others.
     """
     folder = pathlib.Path(folder).absolute()
-    _finish_killed(folder)
+    last = _finish_killed(folder)
+    if last and last["kind"] == "remove" and set(photo_ids) <= set(last["photos"]):
+        return []
     description, _ = read_finished(folder)
     known = list_parts(folder / PARTS_FOLDER)
-    removed = description.get("removed", ())
-    if unknown := [one for one in photo_ids if one not in known and hash_id(one) not in removed]:
+    if unknown := [one for one in photo_ids if one not in known]:
+        before = hash_id(unknown[0]) in description.get("removed", ())
         raise InputError(
-            f"{folder}: found no photo {unknown[0]!r}, expected ids of its photos, as in "
-            "sources.json; check --photo"
+            f"{folder}: found no photo {unknown[0]!r}{', it was taken out before' * before}; "
+            "expected ids of its photos, as in sources.json; check --photo"
         )
     if known.keys() <= set(photo_ids):
         raise InputError(
@@ -206,7 +208,9 @@ def _carry_out(folder: pathlib.Path, description: Description, edit: Edit) -> li
         appended = _strike_out(appended, photo_ids)
     sweep(folder)
     sweep(parts)
-    write_finished(folder, description | {"appended": appended, "removed": removed})
+    finished = finish(folder, description | {"appended": appended, "removed": removed})
+    update_report(folder, finished)
+    write_json(folder / BANK_FILE, finished)
     return deleted
 
 

@@ -12,7 +12,8 @@ Where that folder is a workdir:
     layouts/<photo id>.png        held-out layouts
     <folder>/sources.json         photos of synthesize.py, with the ids of those they are made of
 
-The user's own files, photos made elsewhere and what networks have learned stay as they are.
+The user's own files, photos made elsewhere and what networks have learned stay as they are. So do
+the scores in report.json; its counts of the bank follow every edit.
 """
 
 import json
@@ -20,13 +21,14 @@ import pathlib
 import shutil
 from collections.abc import Iterable
 
-from sims_jax.bank.description import BANK_FILE
+from sims_jax import config
+from sims_jax.bank.description import BANK_FILE, Description
 from sims_jax.bank.parts import write_json
-from sims_jax.config import CONFIG_FILE
 from sims_jax.errors import InputError
 
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
 _SHEET_FILE = "sheet.png"
+_REPORT_FILE = "report.json"
 
 
 def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathlib.Path]:
@@ -37,12 +39,32 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
     """
     photo_ids, around = set(photo_ids), folder.absolute().parent
     deleted = delete(path for bank in find_banks(around) for path in bank.glob("donors-*"))
-    if (around / CONFIG_FILE).exists():
+    if (around / config.CONFIG_FILE).exists():
         deleted += delete(around / name for name in _WITH_PIXELS)
         deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
         for sources in around.glob("*/sources.json"):
             deleted += _delete_made(sources, photo_ids)
     return deleted
+
+
+def update_report(folder: pathlib.Path, finished: Description) -> None:
+    """Brings what a workdir's report says of the bank in `folder` up to date, if it does.
+
+    Raises:
+      InputError: the report cannot be read.
+    """
+    path = folder.absolute().parent / _REPORT_FILE
+    if not path.exists():
+        return
+    try:
+        report = json.loads(path.read_text())
+        counts = {key: finished[key] for key in report.get(folder.name, ())}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: found another content ({error!r}), expected what train.py wrote; delete it"
+        ) from error
+    if counts:
+        config.write_json(path, report | {folder.name: counts})
 
 
 def find_banks(around: pathlib.Path) -> list[pathlib.Path]:

@@ -44,9 +44,7 @@ class CanvasConfig:
 
     def __post_init__(self):
         if self.adherence not in ADHERENCES:
-            raise InputError(
-                f"config.canvas.adherence: found {self.adherence!r}, expected one of {ADHERENCES}"
-            )
+            raise InputError(f"adherence: found {self.adherence!r}, expected one of {ADHERENCES}")
 
 
 def paste(

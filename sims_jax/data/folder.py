@@ -28,11 +28,13 @@ class FolderConfig:
         the name, so that photos added later move no other photo.
       video_frames: names are VIDEO_FRAME; a video's photos then stay in one split, and count as
         near-copies of each other.
+      labels: the label space of a folder without labels.json.
     """
 
     root: str
     val_frac: float = 0.1
     video_frames: bool = False
+    labels: LabelSpace | None = None
 
 
 class Folder(PairBuilder):
@@ -47,8 +49,7 @@ class Folder(PairBuilder):
         Raises:
           InputError: a folder, a partner or labels.json is missing or wrong.
         """
-        root = pathlib.Path(config.root).expanduser()
-        labels = label_space_from_json(root / "labels.json")
+        labels = read_labels(config)
         return cls(config=make_pair_config(config, labels, list_folder(config)), data_dir=cache_dir)
 
 
@@ -67,6 +68,12 @@ def list_folder(config: FolderConfig) -> dict[str, tuple[Pair, ...]]:
     if (root / "split.json").exists():
         return _split_by_file(root / "split.json", pairs)
     return _split_by_hash(root, tuple(pairs.values()), config.val_frac)
+
+
+def read_labels(config: FolderConfig) -> LabelSpace:
+    """The folder's label space, or the config's if the folder has none."""
+    path = pathlib.Path(config.root).expanduser() / "labels.json"
+    return config.labels if config.labels and not path.exists() else label_space_from_json(path)
 
 
 def label_space_from_json(path: str | pathlib.Path) -> LabelSpace:

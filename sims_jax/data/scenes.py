@@ -50,13 +50,13 @@ class ScenesConfig:
         size = self.image_size
         if len(size) != 2 or not all(isinstance(n, int) and n >= SMALLEST_PX for n in size):
             raise InputError(
-                f"data.image_size: found {size}, expected (height, width) of at least "
+                f"image_size: found {size}, expected (height, width) of at least "
                 f"{SMALLEST_PX} pixels; correct it"
             )
         for key in ("num_train", "num_val", "seed"):
             value = getattr(self, key)
             if not isinstance(value, int) or value < 0 or (key == "num_train" and value == 0):
-                raise InputError(f"data.{key}: found {value}, expected a whole number; correct it")
+                raise InputError(f"{key}: found {value}, expected a whole number; correct it")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

@@ -88,7 +88,7 @@ def open_dataset(config: Mapping | ConfigDict, cache_dir: str | pathlib.Path) ->
             "give --config.data.root=FOLDER"
         )
     config_class, builder_class = DATASETS[name]
-    dataset_config = make(config_class, fields, f"config.data ({name})")
+    dataset_config = make(config_class, fields, "config.data")
     with _quiet_tfds():
         builder = builder_class.from_config(dataset_config, os.path.expanduser(cache_dir))
         _prepare(builder)

@@ -8,6 +8,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sims_jax.errors import InputError
 from sims_jax.nets.layers import (
     ConvBlock,
     average_pool,
@@ -38,9 +39,9 @@ class SynthesisConfig:
 
     def __post_init__(self):
         if len(self.decoder_widths) != len(self.encoder_widths) + 1:
-            raise ValueError(
-                f"decoder_widths: expected {len(self.encoder_widths) + 1} scales, one more than "
-                f"encoder_widths, found {len(self.decoder_widths)}"
+            raise InputError(
+                f"decoder_widths: found {len(self.decoder_widths)} scales, expected "
+                f"{len(self.encoder_widths) + 1}, one more than encoder_widths"
             )
 
 

@@ -72,22 +72,19 @@ class TrainConfig:
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise InputError(
-                f"config.<stage>.train.schedule: found {self.schedule!r}, expected one of "
-                f"{SCHEDULES}"
+                f"schedule: found {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
             )
         least = {"steps": 1, "batch_size": 1, "log_every": 1, "save_every": 1, "sheet_every": 1}
         if self.schedule == "growth":
             least |= {"growth_epochs": 1, "epoch_steps": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
-                raise InputError(
-                    f"config.<stage>.train.{name}: found {getattr(self, name)}, expected at least "
-                    f"{value}"
-                )
+                found = getattr(self, name)
+                raise InputError(f"{name}: found {found}, expected at least {value}")
         if self.schedule == "cosine" and not 0 <= self.warmup_steps < self.steps:
             raise InputError(
-                f"config.<stage>.train.warmup_steps: found {self.warmup_steps}, expected 0 to less "
-                f"than the {self.steps} steps"
+                f"warmup_steps: found {self.warmup_steps}, expected 0 to less than the "
+                f"{self.steps} steps"
             )
 
 
@@ -127,6 +124,7 @@ def train(
     Raises:
       InputError: the loss is not finite; the last checkpoint is still from before that.
     """
+    print(f"{task.name}: compiling", flush=True)
     devices = jax.devices()
     local = jax.local_devices()
     optimizer = make_optimizer(config)
@@ -154,6 +152,8 @@ def train(
                     writer.write(task.name, step, values)
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
                 bar.update()
+                if step == done + 1:  # compiled: that is said at once
+                    bar.refresh()
                 if step % config.sheet_every == 0 and not last:
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
                 if saves:

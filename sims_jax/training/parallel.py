@@ -106,6 +106,6 @@ def shard_batch(batch, devices: list[jax.Device]):
     if size % count:
         raise InputError(
             f"batch of {size} examples on {count} devices: expected a multiple of {count}; "
-            f"change config.<stage>.train.batch_size"
+            "change the batch size"
         )
     return jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 import sims_jax
 from sims_jax.bank.build import build_bank
+from sims_jax.bank.description import read_description
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
@@ -73,6 +74,7 @@ class Run:
                 if stage in self.config.stages and not self._is_done(stage):
                     self._check_needs(stage)
                     began = time.monotonic()
+                    print(f"{stage}: begins", flush=True)
                     if stage == "bank":
                         done = {"scores": self._build_banks(dataset, settings)}
                     elif stage == "features" and self.config.features.weights:
@@ -125,6 +127,7 @@ class Run:
     def _train(self, stage: str, settings: Settings, writer: MetricsWriter) -> dict[str, Any]:
         task, config = self._task(stage, settings), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
+        print(f"{stage}: scoring", flush=True)
         scores = task.evaluate(params)
         writer.rewind(f"{stage}_heldout", 0)
         writer.write(f"{stage}_heldout", config.steps, scores)
@@ -215,9 +218,12 @@ class Run:
         """`report.json`: scores of all stages; seconds are of the process that finished a stage."""
         done = {stage: self._done(stage) for stage in STAGES}
         report = {stage: done[stage]["scores"] for stage in STAGES}
+        bank = read_description(self.workdir / "bank")  # which may have changed since it was built
+        report["bank"] = {count: bank[count] for count in report["bank"]}
         report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
         sheet, heldout = self.workdir / "sheet.png", self._heldout()
         if not sheet.exists():
+            print("sheet: compiling", flush=True)
             params = {name: restore_finished(self._folder(name)) for name in STAGES[2:]}
             model = assemble(self.config, self._store(), params)
             write_picture(sheet, heldout_sheet(model, heldout))

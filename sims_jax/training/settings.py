@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from sims_jax.canvas.simulate import SimulationConfig
-from sims_jax.config import make
+from sims_jax.config import make, unknown_key
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.training.loop import TrainConfig
@@ -64,13 +64,17 @@ def read_settings(config: ConfigDict) -> Settings:
     """
     for where, expected in KEYS.items():
         part = config if where == "config" else config[where.removeprefix("config.")]
-        differing = sorted(set(expected) ^ set(part.keys()))
-        if differing:
-            state = "an unknown key" if differing[0] in part else "no key"
-            raise InputError(f"{where}: found {state} {differing[0]!r}, expected {expected}")
+        if unknown := sorted(set(part.keys()) - set(expected)):
+            raise unknown_key(where, unknown[0], expected)
+        if missing := sorted(set(expected) - set(part.keys())):
+            raise InputError(
+                f"{where}: found no {missing[0]!r}, expected the keys {', '.join(expected)}"
+            )
     unknown = sorted(set(config.stages) - set(STAGES))
     if unknown:
-        raise InputError(f"config.stages: found {unknown[0]!r}, expected some of {STAGES}")
+        raise InputError(
+            f"config.stages: found {unknown[0]!r}, expected some of {', '.join(STAGES)}"
+        )
     disturbance = config.transformer.disturbance
     return Settings(
         bank=make(BankConfig, config.bank, "config.bank"),
