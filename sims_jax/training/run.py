@@ -123,7 +123,7 @@ class Run:
         )
 
     def _train(self, stage: str, settings: Settings, writer: MetricsWriter) -> dict[str, Any]:
-        task, config = self._task(stage, settings), settings.train[stage]
+        task, config = self.task(stage, settings), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
         scores = task.evaluate(params)
         writer.rewind(f"{stage}_heldout", 0)
@@ -131,7 +131,8 @@ class Run:
         writer.write_sheet(stage, config.steps, task.sheet(params))
         return {"scores": scores, "sha256": digest_params(params)}
 
-    def _task(self, stage: str, settings: Settings) -> Task:
+    def task(self, stage: str, settings: Settings) -> Task:
+        """What the loop needs to know of a stage, once the stages before it are finished."""
         store, heldout = self._store(), self._heldout()
         networks = make_networks(self.config, store.spec.labels)
         if stage == "features":
