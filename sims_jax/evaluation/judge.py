@@ -130,7 +130,7 @@ class JudgeTask:
         """Cross-entropy with the layout, void left out."""
         photo = jax.vmap(disturb)(keys, _as_float(batch["photo"]))
         logits, _ = JudgeNet(self.labels.num_classes).apply(params, photo)
-        right = (jnp.argmax(logits, -1) == batch["layout"]).astype(jnp.float32)
+        right = (_classes(logits) == batch["layout"]).astype(jnp.float32)
         return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
 
     def evaluate(self, params) -> dict[str, float]:
@@ -195,7 +195,7 @@ class Judge:
             )
             patches = average_pool(features)
             return {
-                "found": jnp.argmax(logits, -1).astype(jnp.uint8),
+                "found": _classes(logits),
                 "pooled": features.mean(axis=(1, 2)),
                 "patches": patches.reshape(len(patches), -1, patches.shape[-1]),
             }
@@ -223,7 +223,8 @@ def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
     if not (folder / DONE_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with MetricsWriter(folder) as writer:
-            params = train(task, TRAIN, folder / "checkpoints", writer, SEED)
+            one = jax.local_devices()[:1]  # the same judge, however many there are
+            params = train(task, TRAIN, folder / "checkpoints", writer, SEED, one)
             writer.write_sheet("judge", TRAIN.steps, task.sheet(params))
         write_json(
             folder / "checkpoints" / DONE_FILE,
@@ -232,6 +233,10 @@ def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
         write_json(folder / DONE_FILE, task.evaluate(params))
     params = restore_finished(folder / "checkpoints")
     return Judge(params, store.spec.labels, digest_params(params))
+
+
+def _classes(logits: Float[Array, "B H W C"]) -> UInt8[Array, "B H W"]:
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
 
 def _as_float(photo: Array | np.ndarray) -> Array:

@@ -75,10 +75,13 @@ class Kernels:
 def kernel_distance(kernels: Kernels, chosen: Int[np.ndarray, "k"]) -> float:
     """Squared maximum mean discrepancy of the chosen photos of two sets; it may be below 0.
 
-    Unbiased: no photo is compared with itself, nor with its own counterpart in the other set.
+    Unbiased: no photo is compared with itself, nor with its own counterpart in the other set; so
+    of a single photo it is NaN.
     Source: Binkowski et al. 2018.
     """
     differ = chosen[:, None] != chosen
+    if not differ.any():
+        return float("nan")
 
     def mean(kernel: np.ndarray) -> float:
         return kernel[np.ix_(chosen, chosen)][differ].mean()
