@@ -189,6 +189,10 @@ def make_workdir(bank, photo, photo_id):
     with MetricsWriter(workdir) as writer:
         writer.write("synthesis", 1, {"loss": 1.0})
         writer.write_sheet("synthesis", 1, photo)
+    judge = workdir / "evaluate" / "judge-1"
+    judge.mkdir(parents=True)
+    with MetricsWriter(judge) as writer:
+        writer.write_sheet("judge", 1, photo)
     for name in ("data/toy/records", "aligned/0/affine"):
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)
         (workdir / name).write_bytes(photo.tobytes())
@@ -199,7 +203,7 @@ def make_workdir(bank, photo, photo_id):
     sources = {"ab.png": [{"photo_id": None}, {"photo_id": photo_id}], "cd.png": []}
     (workdir / "photos" / "sources.json").write_text(json.dumps(sources))
     (workdir / "others" / "sources.json").write_text(json.dumps({"ab.png": [], "cd.png": []}))
-    for name in ("sheet.png", "photos/sheet.png"):
+    for name in ("sheet.png", "photos/sheet.png", "evaluate/val.png"):
         Image.fromarray(photo).save(workdir / name)
     return workdir
 
@@ -227,14 +231,15 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     aside = bank / PARTS_FOLDER / ".tmp-killed"
     shutil.copytree(part_folder(bank / PARTS_FOLDER, REMOVED), aside)
     before = traces(workdir, photo, REMOVED)
-    for name in ("data/toy/records", "aligned/0/affine", "sheet.png", "photos/sources.json"):
+    seen = "data/toy/records", "aligned/0/affine", "sheet.png", "photos/sources.json"
+    for name in (*seen, "evaluate/val.png"):
         assert workdir / name in before
     assert aside / "photo" / "0.0.0" in before  # noise: compression leaves the bytes as they are
     remove_photos(bank, [REMOVED])
     assert not traces(workdir, photo, REMOVED)
     assert not list(workdir.glob("*/donors-*"))
     assert {path.name for path in workdir.iterdir()} == {
-        "bank", "heldout", "config.json", "metrics.jsonl", "layouts", "photos", "others"
+        "bank", "heldout", "config.json", "metrics.jsonl", "evaluate", "layouts", "photos", "others"
     }  # fmt: skip
     assert {path.name for path in (workdir / "photos").iterdir()} == {"cd.png", "sources.json"}
     assert len(list((workdir / "others").iterdir())) == 3

@@ -19,7 +19,9 @@ LAYERS = (
     ("losses", "metrics"),
     ("checkpoints", "pipeline", "result", "model"),
     ("training",),
+    ("evaluation",),
     ("commands",),
+    ("evaluate",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

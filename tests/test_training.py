@@ -15,6 +15,7 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+import sims_jax
 from sims_jax import pipeline
 from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
@@ -84,6 +85,21 @@ def test_a_finished_run_is_left_alone(finished, tiny_config):
     before = (workdir / METRICS_FILE).read_bytes()
     assert Run(tiny_config, workdir).run() == report
     assert (workdir / METRICS_FILE).read_bytes() == before
+
+
+def test_f_without_canvas_is_trained_once_and_needs_no_bank(finished, tmp_path):
+    from sims_jax.evaluation.baselines import train_without_canvas
+
+    workdir, _ = finished
+    model = sims_jax.load(workdir)
+    crn = train_without_canvas(workdir, tmp_path / "crn", model)
+    began = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = train_without_canvas(workdir, tmp_path / "crn", model)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == began
+    assert digest_params(crn.params.synthesis) == digest_params(again.params.synthesis)
+    assert digest_params(crn.params.synthesis) != digest_params(model.params.synthesis)
+    result = crn.synthesize(np.zeros((48, 64), np.uint8))
+    assert not result.canvas_mask.any() and np.isfinite(result.photo).all()
 
 
 def test_a_workdir_of_another_config_is_refused(finished, tiny_config):

@@ -9,6 +9,7 @@ Where that folder is a workdir:
     data/                         the prepared dataset
     aligned/                      donors, aligned; found again when next needed
     sheets/  sheet.png  events/   pictures of photos; the numbers are in metrics.jsonl, too
+    evaluate/                     the same of its judges and baselines; their scores stay
     layouts/<photo id>.png        held-out layouts
     <folder>/sources.json         photos of synthesize.py, with the ids of those they are made of
 
@@ -27,6 +28,7 @@ from sims_jax.bank.parts import write_json
 from sims_jax.errors import InputError
 
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
+_EVALUATED_WITH_PIXELS = ("evaluate/*.png", "evaluate/*/sheets", "evaluate/*/events")
 _SHEET_FILE = "sheet.png"
 _REPORT_FILE = "report.json"
 
@@ -41,6 +43,7 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
     deleted = delete(path for bank in find_banks(around) for path in bank.glob("donors-*"))
     if (around / config.CONFIG_FILE).exists():
         deleted += delete(around / name for name in _WITH_PIXELS)
+        deleted += delete(x for name in _EVALUATED_WITH_PIXELS for x in around.glob(name))
         deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
         for sources in around.glob("*/sources.json"):
             deleted += _delete_made(sources, photo_ids)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -114,9 +115,17 @@ def _learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def train(
-    task: Task, config: TrainConfig, folder: pathlib.Path, writer: MetricsWriter, seed: int
+    task: Task,
+    config: TrainConfig,
+    folder: pathlib.Path,
+    writer: MetricsWriter,
+    seed: int,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Any:
     """Trains a task to its last step, from its latest checkpoint in `folder` if there is one.
+
+    Args:
+      devices: of all processes; default all there are.
 
     Returns:
       The averaged parameters.
@@ -125,8 +134,8 @@ def train(
       InputError: the loss is not finite; the last checkpoint is still from before that.
     """
     print(f"{task.name}: compiling", flush=True)
-    devices = jax.devices()
-    local = jax.local_devices()
+    devices = list(jax.devices() if devices is None else devices)
+    local = [device for device in devices if device.process_index == jax.process_index()]
     optimizer = make_optimizer(config)
     key = stream_key(seed, task.name)
     state = create_state(task.init, optimizer, stream_key(key, "init"), devices)

@@ -125,7 +125,7 @@ class Run:
         )
 
     def _train(self, stage: str, settings: Settings, writer: MetricsWriter) -> dict[str, Any]:
-        task, config = self._task(stage, settings), settings.train[stage]
+        task, config = self.task(stage, settings), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
         print(f"{stage}: scoring", flush=True)
         scores = task.evaluate(params)
@@ -134,7 +134,8 @@ class Run:
         writer.write_sheet(stage, config.steps, task.sheet(params))
         return {"scores": scores, "sha256": digest_params(params)}
 
-    def _task(self, stage: str, settings: Settings) -> Task:
+    def task(self, stage: str, settings: Settings) -> Task:
+        """What the loop needs to know of a stage, once the stages before it are finished."""
         store, heldout = self._store(), self._heldout()
         networks = make_networks(self.config, store.spec.labels)
         if stage == "features":

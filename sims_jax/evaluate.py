@@ -1,0 +1,43 @@
+"""Judges photos: `python -m sims_jax.evaluate --workdir=WORKDIR [--baselines]`.
+
+The workdir's model makes the photos of its held-out layouts; `--photos=FOLDER` judges any others of
+the same layouts, or of those in `--layouts` with the real ones in `--real`. Prints the protocol and
+a table; writes `evaluate/NAME.json` and a sheet of the best, the median and the worst photos.
+"""
+
+import argparse
+import pathlib
+
+from sims_jax.commands import exit_with_one_line
+from sims_jax.programs import keep_programs
+
+
+def main() -> None:
+    keep_programs()
+    arguments = evaluate_parser().parse_args()
+    exit_with_one_line(lambda: _evaluate(arguments))
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sims_jax.evaluate", description="Judges photos of semantic layouts."
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, type=pathlib.Path, help="of train.py: real photos and a model")
+    add("--split", default="val", choices=("val",), help="the layouts: the workdir's held-out ones")
+    add("--photos", type=pathlib.Path, help="judge these PNGs, named as the layouts, instead")
+    add("--layouts", type=pathlib.Path, help="of --photos, where they are not the workdir's")
+    add("--real", type=pathlib.Path, help="the real photos of --layouts")
+    add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
+    add("--json", type=pathlib.Path, help="default: WORKDIR/evaluate/NAME.json")
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from sims_jax.evaluation.report import evaluate
+
+    evaluate(arguments)
+
+
+if __name__ == "__main__":
+    main()

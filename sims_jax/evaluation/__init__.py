@@ -1,0 +1,1 @@
+"""How good photos are: the protocol, its judge, and its scores."""

@@ -1,0 +1,243 @@
+"""The judge: a segmenter that has never seen the videos it judges, trained once for a bank.
+
+It is a residual U-Net, another architecture than Φ, for f was trained to please Φ; and it learns
+under strong augmentation, so that it does not fail at photos for their light. What it says of a
+photo: its classes, and the features that Fréchet and kernel distances compare.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from sims_jax.bank.store import Store
+from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
+from sims_jax.config import write_json
+from sims_jax.labels import LabelSpace, colorize
+from sims_jax.losses import cross_entropy
+from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from sims_jax.nets.layers import LEAK, ConvBlock, LayerNorm, average_pool, upsample
+from sims_jax.ops.resize import resize_labels
+from sims_jax.ops.sheet import contact_sheet
+from sims_jax.training.loop import TrainConfig, train
+from sims_jax.training.tasks.heldout import map_examples, spread
+from sims_jax.training.writers import MetricsWriter
+
+ARCHITECTURE = "residual U-Net 32-64-96-128"
+SEED = 0
+WIDTHS = (32, 64, 96, 128)  # of each scale, from half of the size
+FEATURES = 64  # of the last features, at a quarter of the size
+TRAIN = TrainConfig(
+    steps=1500,
+    batch_size=8,
+    learning_rate=2e-3,
+    schedule="cosine",
+    warmup_steps=75,
+    growth_epochs=0,
+    epoch_steps=0,
+    final_rate=0.0,
+    ema_decay=0.998,
+    clip_norm=1.0,
+    log_every=10,
+    save_every=250,
+    sheet_every=1500,
+)
+# Augmentation: sides of crops; gains, gammas and single channels' gains, or their inverses; noise.
+CROP = (0.5, 1.0)
+MAX_GAIN, MAX_GAMMA, MAX_TINT = 2.5, 1.6, 1.15
+MAX_NOISE = 0.05
+BLURRED_SHARE = 0.3  # of the examples
+SHEET_ROWS = 6
+
+
+class Residual(nn.Module):
+    """x + norm(conv(leaky(norm(conv(x)))))."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W F"]:
+        inner = ConvBlock(x.shape[-1], 1, name="first")(x)
+        inner = nn.Conv(x.shape[-1], (3, 3), use_bias=False, name="second")(inner)
+        return nn.leaky_relu(x + LayerNorm(name="norm")(inner), LEAK)
+
+
+class JudgeNet(nn.Module):
+    """Photos in [0, 1] to class logits [B, H, W, C] and the features behind them, at a quarter."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, photo: Float[Array, "B H W 3"]) -> tuple[Array, Array]:
+        x, skips = 2.0 * photo - 1.0, []
+        for scale, width in enumerate(WIDTHS):
+            x = nn.Conv(width, (3, 3), strides=(2, 2), name=f"down_{scale}")(x)
+            x = Residual(name=f"residual_{scale}")(x)
+            skips.append(x)
+        for scale in (2, 1):
+            x = upsample(x, skips[scale].shape[1:3])
+            x = jnp.concatenate([x, skips[scale]], axis=-1)
+            x = ConvBlock(FEATURES, 1, name=f"up_{scale}")(x)
+        features = x
+        x = jnp.concatenate([upsample(x, skips[0].shape[1:3]), skips[0]], axis=-1)
+        x = ConvBlock(WIDTHS[0], 1, name="up_0")(x)
+        logits = nn.Dense(self.num_classes, name="classes")(x)
+        return upsample(logits, photo.shape[1:3]), features
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeTask:
+    """Examples are crops of some of a bank's photos and of their layouts, much disturbed.
+
+    Args:
+      photos: indices of the photos it learns from.   judged: those of whom it is scored.
+    """
+
+    store: Store
+    photos: np.ndarray
+    judged: Store
+    name: str = "judge"
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.store.spec.labels
+
+    @property
+    def count(self) -> int:
+        return len(self.photos)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        photo = self.store.photo[self.photos[index]]
+        layout = self.store.layout[self.photos[index]]
+        size = layout.shape
+        sides = [max(1, int(side * rng.uniform(*CROP))) for side in size]
+        y, x = (rng.integers(full - side + 1) for full, side in zip(size, sides, strict=True))
+        photo, layout = (a[y : y + sides[0], x : x + sides[1]] for a in (photo, layout))
+        photo = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR))
+        example = {"photo": photo, "layout": resize_labels(layout, size)}
+        return {k: a[:, ::-1] for k, a in example.items()} if rng.random() < 0.5 else example
+
+    def init(self, key):
+        return JudgeNet(self.labels.num_classes).init(key, _as_float(self.store.photo[:1]))
+
+    def loss(self, params, batch, keys):
+        """Cross-entropy with the layout, void left out."""
+        photo = jax.vmap(disturb)(keys, _as_float(batch["photo"]))
+        logits, _ = JudgeNet(self.labels.num_classes).apply(params, photo)
+        right = (_classes(logits) == batch["layout"]).astype(jnp.float32)
+        return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
+
+    def evaluate(self, params) -> dict[str, float]:
+        """`accuracy` and `miou` on the real photos that are judged."""
+        found = Judge(params, self.labels, "").look(self.judged.photo).found
+        confusion = confusion_matrix(found, self.judged.layout, self.labels.num_classes)
+        return {"accuracy": pixel_accuracy(confusion), "miou": mean_iou(confusion)}
+
+    def sheet(self, params) -> np.ndarray:
+        """Rows of: photo | its segmentation | its layout."""
+        chosen = spread(len(self.judged.ids), SHEET_ROWS)
+        found = Judge(params, self.labels, "").look(self.judged.photo[chosen]).found
+        return contact_sheet([
+            [self.judged.photo[i], *(colorize(x, self.labels) for x in (f, self.judged.layout[i]))]
+            for i, f in zip(chosen, found, strict=True)
+        ])  # fmt: skip
+
+
+def disturb(key, photo: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
+    """Another light, another camera: gain, gamma, tint, blur and noise."""
+    keys = jax.random.split(key, 6)
+
+    def factor(key, most: float, shape: tuple[int, ...] = ()) -> Array:
+        limit = jnp.log(jnp.float32(most))
+        return jnp.exp(jax.random.uniform(key, shape, minval=-limit, maxval=limit))
+
+    photo = jnp.clip(photo, 1e-4, 1.0) ** factor(keys[0], MAX_GAMMA)
+    photo = photo * factor(keys[1], MAX_GAIN) * factor(keys[2], MAX_TINT, (3,))
+    soft = upsample(average_pool(photo[None]), photo.shape[:2])[0]
+    photo = jnp.where(jax.random.bernoulli(keys[3], BLURRED_SHARE), soft, photo)
+    noise = jax.random.uniform(keys[4], maxval=MAX_NOISE) * jax.random.normal(keys[5], photo.shape)
+    return jnp.clip(photo + noise, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What the judge sees in n photos."""
+
+    found: UInt8[np.ndarray, "n H W"]  # class ids
+    pooled: Float[np.ndarray, "n d"]  # mean of the features
+    patches: Float[np.ndarray, "n m d"]  # the features, two by two
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A trained judge; `sha256` is that of its parameters."""
+
+    params: dict
+    labels: LabelSpace
+    sha256: str
+
+    def look(self, photos: UInt8[np.ndarray, "n H W 3"]) -> Seen:
+        examples = [{"photo": photo} for photo in photos]
+        return Seen(**map_examples(self._see, self.params, examples))
+
+    @functools.cached_property
+    def _see(self):
+        def see(params, batch, position):
+            del position
+            logits, features = JudgeNet(self.labels.num_classes).apply(
+                params, _as_float(batch["photo"])
+            )
+            patches = average_pool(features)
+            return {
+                "found": _classes(logits),
+                "pooled": features.mean(axis=(1, 2)),
+                "patches": patches.reshape(len(patches), -1, patches.shape[-1]),
+            }
+
+        return jax.jit(see)
+
+
+def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
+    """The judge of `judged`, trained on the store's photos of other videos; once, then read.
+
+    Args:
+      folder: where judges are kept, each under a name that says what it has learned from.
+
+    Raises:
+      InputError: a judge that was kept is damaged.
+    """
+    photos = np.flatnonzero(~np.isin(store.videos, judged.videos))
+    if not photos.size:  # all of one video: then of other photos
+        photos = np.flatnonzero(~np.isin(store.ids, judged.ids))
+    task = JudgeTask(store, photos, judged)
+    what = json.dumps(
+        [store.digest, sorted(set(judged.videos)), ARCHITECTURE, SEED, dataclasses.asdict(TRAIN)]
+    )
+    folder = folder / f"judge-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    if not (folder / DONE_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with MetricsWriter(folder) as writer:
+            one = jax.local_devices()[:1]  # the same judge, however many there are
+            params = train(task, TRAIN, folder / "checkpoints", writer, SEED, one)
+            writer.write_sheet("judge", TRAIN.steps, task.sheet(params))
+        write_json(
+            folder / "checkpoints" / DONE_FILE,
+            {"sha256": digest_params(params), "photos": len(photos)},
+        )
+        write_json(folder / DONE_FILE, task.evaluate(params))
+    params = restore_finished(folder / "checkpoints")
+    return Judge(params, store.spec.labels, digest_params(params))
+
+
+def _classes(logits: Float[Array, "B H W C"]) -> UInt8[Array, "B H W"]:
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+
+def _as_float(photo: Array | np.ndarray) -> Array:
+    return jnp.asarray(photo).astype(jnp.float32) / 255

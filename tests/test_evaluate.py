@@ -1,0 +1,156 @@
+"""The evaluation: what the judge and each score notice, and what they do not."""
+
+import dataclasses
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sims_jax.errors import InputError
+from sims_jax.evaluate import evaluate_parser
+from sims_jax.evaluation import judge as judging
+from sims_jax.evaluation import protocol, report
+from sims_jax.nets.layers import average_pool, upsample
+from sims_jax.ops.sheet import write_picture
+
+# What must be passed for a score to have moved from the real photos' own.
+MOVED = {"spectrum_gap": 0.25, "gradient_ratio": 0.15, "tint": 3.0, "flat_share": 0.01}
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_stores, tmp_path_factory):
+    """(judge, held-out store, its photos measured): a judge of a few steps."""
+    store, heldout = tiny_stores
+    few = dataclasses.replace(
+        judging.TRAIN, steps=40, batch_size=4, warmup_steps=5, save_every=40, sheet_every=40
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "TRAIN", few)
+        folder = tmp_path_factory.mktemp("judges")
+        judge = judging.train_judge(store, heldout, folder)
+        again = judging.train_judge(store, heldout, folder)
+    assert judge.sha256 == again.sha256 and len(list(folder.iterdir())) == 1
+    return judge, store, heldout
+
+
+def look(judged, photo):
+    judge, store, heldout = judged
+    return protocol.look_at(photo, heldout.layout, judge, store.photo)
+
+
+def test_real_photos_are_like_themselves(judged):
+    real = look(judged, judged[2].photo)
+    found = {name: value for name, (value, _, _) in protocol.compare(real, real, 5).items()}
+    assert found["accuracy"] > 0.5
+    for name in ("frechet", "frechet_patches", "spectrum_gap", "tint", "flat_share"):
+        assert found[name] == pytest.approx(0, abs=1e-6), name
+    assert found["gradient_ratio"] == pytest.approx(1)
+    assert all(value > 0 for value in protocol.floor(real).values())
+
+
+def test_shuffled_photos_lose_their_layouts_alone(judged):
+    real = look(judged, judged[2].photo)
+    shuffled = look(judged, np.roll(judged[2].photo, 1, axis=0))
+    before, after = (protocol.compare(x, real, 2) for x in (real, shuffled))
+    assert after["miou"][0] < 0.8 * before["miou"][0]
+    for name in ("frechet", "frechet_patches", "spectrum_gap", "tint"):
+        assert after[name][0] == pytest.approx(0, abs=1e-6), name
+
+
+def blur(photo):
+    soft = jnp.asarray(photo.astype(np.float32))
+    for _ in range(2):
+        soft = upsample(average_pool(soft), photo.shape[1:3])
+    return np.asarray(soft)
+
+
+def tint(photo):
+    return photo + np.array([9.0, -6.0, 9.0])
+
+
+def cut_holes(photo):
+    photo = photo.copy()
+    photo[:, 14:28, 14:28] = photo.mean(axis=(1, 2), keepdims=True)
+    return photo
+
+
+@pytest.mark.parametrize(
+    "change, noticed",
+    [
+        (blur, {"spectrum_gap", "gradient_ratio"}),
+        (tint, {"tint"}),
+        (cut_holes, {"flat_share"}),
+    ],
+)
+def test_a_fault_moves_its_own_score_alone(judged, change, noticed):
+    photo = np.clip(change(judged[2].photo), 0, 255).astype(np.uint8)
+    real = look(judged, judged[2].photo)
+    after = protocol.score_functions(look(judged, photo), real)
+    everything = np.arange(len(photo))
+    unmoved = {"gradient_ratio": 1.0}
+    moved = {
+        name
+        for name, least in MOVED.items()
+        if abs(after[name](everything) - unmoved.get(name, 0.0)) > least
+    }
+    assert moved == noticed
+
+
+def test_a_judge_learns_from_other_videos(tiny_stores):
+    store, heldout = tiny_stores
+    seen = []
+
+    def record(task, *_):
+        seen.append(task.photos)
+        raise InterruptedError
+
+    one_video = dataclasses.replace(store, videos=("a",) * 3 + ("b",) * (len(store.ids) - 3))
+    judged = dataclasses.replace(heldout, videos=("a",) * len(heldout.ids))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(judging, "train", record)
+        judging.train_judge(one_video, judged, judged.folder.parent / "judges")
+    assert seen[0].tolist() == list(range(3, len(store.ids)))
+
+
+@pytest.fixture
+def workdir(tiny_stores, judged, tmp_path, monkeypatch):
+    for name, store in zip(("bank", "heldout"), tiny_stores, strict=True):
+        shutil.copytree(store.folder, tmp_path / name)
+    monkeypatch.setattr(report, "train_judge", lambda *_: judged[0])
+    return tmp_path
+
+
+def run(workdir, *more):
+    return report.evaluate(evaluate_parser().parse_args([f"--workdir={workdir}", *more]))
+
+
+def test_the_model_of_a_workdir_is_judged(workdir, tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr("sims_jax.load", lambda _: tiny_model)
+    found = run(workdir)
+    assert json.loads((workdir / "evaluate" / "val.json").read_text()) == found
+    assert (workdir / "evaluate" / "val.png").exists()
+    photos = found["scores"]["photos"]
+    assert 0 < photos["bank_share"] < 1 and photos["source_photos"] >= 1
+    assert photos["frechet"]["value"] > found["scores"]["real"]["frechet"]["value"]
+    assert "judge_sha256" in capsys.readouterr().out
+
+
+def test_photos_of_others_are_judged(workdir, tiny_stores):
+    heldout = tiny_stores[1]
+    folder = workdir / "theirs"
+    folder.mkdir()
+    for photo_id, photo in zip(heldout.ids, heldout.photo, strict=True):
+        write_picture(folder / f"{photo_id}.png", photo)
+    scores = run(workdir, f"--photos={folder}")["scores"]
+    assert scores["photos"] == scores["real"]  # they are
+    (folder / f"{heldout.ids[2]}.png").unlink()
+    with pytest.raises(InputError, match=f"{heldout.ids[2]}.png: not found"):
+        run(workdir, f"--photos={folder}")
+
+
+def test_flags_that_do_not_go_together_are_refused(workdir):
+    for flags in (["--layouts=x"], ["--layouts=x", "--real=y"], ["--photos=x", "--baselines"]):
+        with pytest.raises(InputError):
+            run(workdir, *flags)
