@@ -4,6 +4,7 @@ Every way in which a file can be unusable ends in an InputError that names the f
 """
 
 import io
+import os
 import pathlib
 import struct
 import zlib
@@ -27,6 +28,7 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+_MAX_BYTES = 1 << 29  # of a file; more is no photo, layout or JSON, and would fill the memory
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_IHDR = struct.Struct(">8xI4sIIBB")  # length, name, width, height, bit depth, colour type
 _PNG_COLOR_TYPES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
@@ -58,19 +60,34 @@ def read_instances(path: Path) -> UInt16[np.ndarray, "H W"]:
     Raises:
       InputError: the file cannot be read or is of another kind.
     """
+    return read_numbers(path, "instance ids")
+
+
+def read_numbers(path: Path, what: str) -> UInt16[np.ndarray, "H W"]:
+    """Reads a greyscale PNG of 8 or 16 bits as what it holds.
+
+    Args:
+      what: names the numbers in messages: "disparities".
+
+    Raises:
+      InputError: the file cannot be read or is of another kind.
+    """
     data = read_bytes(path)
-    mode, depth = read_png_header(path, data, "a PNG instance map")
+    mode, depth = read_png_header(path, data, f"a PNG of {what}")
     if mode != "L" or depth not in (8, 16):
         raise InputError(
-            f"{path}: found a PNG of mode {mode} with {depth} bits, expected instance ids as "
+            f"{path}: found a PNG of mode {mode} with {depth} bits, expected {what} as "
             "greyscale of 8 or 16 bits; convert it"
         )
-    return np.asarray(decode_image(path, data, "a PNG instance map")).astype(np.uint16)
+    return np.asarray(decode_image(path, data, f"a PNG of {what}")).astype(np.uint16)
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file that must not be empty."""
     try:
+        size = os.stat(path).st_size
+        if size > _MAX_BYTES:
+            raise InputError(f"{path}: found {size} bytes, expected a picture; replace the file")
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise InputError(

@@ -210,7 +210,7 @@ def test_interrupted_preparation_is_no_cache(camvid_copy, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sims_jax.data.pairs.read_example", interrupt)
+        patch.setattr("sims_jax.data.pairs.Pair.read", interrupt)
         open_camvid(camvid_copy)
     assert len(open_camvid(camvid_copy).splits["train"]) == 4
 
@@ -218,7 +218,7 @@ def test_interrupted_preparation_is_no_cache(camvid_copy, monkeypatch):
 def test_changed_folder_is_read_again(camvid_copy, monkeypatch):
     before = open_camvid(camvid_copy).splits["train"][0]["photo"]
     with monkeypatch.context() as patch:
-        patch.setattr("sims_jax.data.pairs.read_example", None)  # The cache answers.
+        patch.setattr("sims_jax.data.pairs.Pair.read", None)  # The cache answers.
         open_camvid(camvid_copy)
     photo, _ = draw_pair(camvid_copy / "train", camvid_copy / "trainannot", "0001TP_000030", seed=1)
     os.utime(camvid_copy / "train" / "0001TP_000030.png", ns=(1, 1))
@@ -316,7 +316,10 @@ def test_bad_label_files(tmp_path, content, found):
 @pytest.mark.parametrize(
     "config, found",
     [
-        ({"name": "imagenet"}, "expected one of camvid, folder, scenes;"),
+        (
+            {"name": "imagenet"},
+            "expected one of ade20k, camvid, cityscapes, coco_stuff, folder, nyu, scenes;",
+        ),
         ({}, "config.data.name: found None"),
         ({"name": "camvid"}, "found no 'root'"),
         ({"name": "camvid", "root": "/nowhere", "videos": ()}, "found 'videos', expected the keys"),
