@@ -1,5 +1,6 @@
 """What every test stands on: strict dtypes, warnings as errors, shapes checked, eight devices."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -46,6 +47,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Longest first: the two workers then end together. What is not named comes after these.
 LONG_FILES = (
     "test_training.py",
+    "test_datasets.py",
     "test_pipeline.py",
     "test_match.py",
     "test_nets.py",
@@ -165,12 +167,21 @@ def random_params(networks, num_classes: int) -> dict:
     return params
 
 
+@functools.cache
+def init_vgg(config):
+    import numpy as np
+
+    from sims_jax.nets.vgg import VGG
+
+    return jax.jit(VGG(config).init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
+
+
 def make_tasks(config, store, heldout) -> dict:
     """The tasks of all networks; f's donors were never retrieved: other rows, moved a little."""
     import numpy as np
 
     from sims_jax.model import make_networks
-    from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig
+    from sims_jax.nets.vgg import FEATURES, VGGConfig
     from sims_jax.training.settings import read_settings
     from sims_jax.training.tasks.densifier import DensifierTask
     from sims_jax.training.tasks.features import COLOR, Features, FeaturesTask
@@ -187,7 +198,7 @@ def make_tasks(config, store, heldout) -> dict:
 
     settings, networks = read_settings(config), make_networks(config, store.spec.labels)
     vgg = VGGConfig(config.features.width_multiplier)
-    params = jax.jit(VGG(vgg).init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
+    params = init_vgg(vgg)
     tasks = (
         FeaturesTask(vgg, store, heldout),
         TransformerTask(networks.transformer, settings.disturbance, store, heldout),
