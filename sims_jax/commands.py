@@ -21,17 +21,25 @@ SHEET_COLUMNS = 3  # layouts side by side on a sheet
 
 def train_command() -> None:
     """`train.py` and `sims-train`."""
+    from absl import flags
+
+    workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
+    flags.mark_flag_as_required("workdir")
+    run_with_config(lambda config: _train(config, pathlib.Path(workdir.value)))
+
+
+def run_with_config(do: Callable) -> None:
+    """Parses the flags that are defined, and --config, and calls `do` with the config."""
     from absl import app, flags, logging
     from ml_collections import config_flags
 
     config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
-    workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
         _refuse_arguments(argv)
-        exit_with_one_line(lambda: _train(config.value, pathlib.Path(workdir.value)))
+        exit_with_one_line(lambda: do(config.value))
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -53,7 +61,7 @@ def _train(config, workdir: pathlib.Path) -> None:
 
 def _refuse_arguments(argv: list[str]) -> None:
     if len(argv) > 1:
-        _fail(f"found the argument {argv[1]!r}, expected flags only: --config and --workdir")
+        _fail(f"found the argument {argv[1]!r}, expected flags only, such as --config=FILE")
 
 
 def _find_presets(argv: list[str]) -> list[str]:

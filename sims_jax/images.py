@@ -6,6 +6,7 @@ Every way in which a file can be unusable ends in an InputError that names the f
 import io
 import os
 import pathlib
+import stat
 import struct
 import zlib
 
@@ -85,9 +86,13 @@ def read_numbers(path: Path, what: str) -> UInt16[np.ndarray, "H W"]:
 def read_bytes(path: Path) -> bytes:
     """The content of a file that must not be empty."""
     try:
-        size = os.stat(path).st_size
-        if size > _MAX_BYTES:
-            raise InputError(f"{path}: found {size} bytes, expected a picture; replace the file")
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(f"{path}: found a folder or device, expected a file; replace it")
+        if state.st_size > _MAX_BYTES:
+            raise InputError(
+                f"{path}: found {state.st_size} bytes, expected {_MAX_BYTES} or less; replace it"
+            )
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise InputError(
@@ -101,12 +106,17 @@ def read_bytes(path: Path) -> bytes:
 def decode_image(where: Path, data: bytes, expected: str) -> Image.Image:
     """The decoded image; PNG checksums are verified first, which decoding alone does not do."""
     advice = f"expected {expected}; replace the file"
+
+    def refuse_bomb(width: int, height: int) -> None:
+        if width * height > Image.MAX_IMAGE_PIXELS:
+            raise InputError(f"{where}: found {width}x{height} pixels, {advice}")
+
     try:
-        if _is_png(data):
+        if _is_png(data) and len(data) >= _PNG_IHDR.size:
+            refuse_bomb(*_PNG_IHDR.unpack_from(data)[2:4])
             Image.open(io.BytesIO(data)).verify()
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise InputError(f"{where}: found {image.width}x{image.height} pixels, {advice}")
+        refuse_bomb(*image.size)
         image.load()
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{where}: found no readable image, {advice}") from error
