@@ -88,7 +88,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         state = os.stat(path)
         if not stat.S_ISREG(state.st_mode):
-            raise InputError(f"{path}: found a folder or device, expected a file; replace it")
+            raise InputError(f"{path}: cannot be read (a folder or device); give a file")
         if state.st_size > _MAX_BYTES:
             raise InputError(
                 f"{path}: found {state.st_size} bytes, expected {_MAX_BYTES} or less; replace it"
