@@ -91,7 +91,10 @@ def synthesize_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="what train.py left")
     parser.add_argument(
-        "--layout", required=True, type=pathlib.Path, help="a PNG of class ids, or a folder of them"
+        "--layout",
+        required=True,
+        type=pathlib.Path,
+        help="a PNG or .npy of class ids, or a folder of them",
     )
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the photos")
     parser.add_argument("--coarse", action="store_true", help="make the layouts dense first")
@@ -118,7 +121,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.progress import progress
 
-    paths = _pngs(arguments.layout)
+    paths = _layouts(arguments.layout)
     instances = _partners(paths, arguments.instances)
     _check_out(arguments.out, paths, instances, arguments.sheet)
     model = sims_jax.load(arguments.workdir)
@@ -137,8 +140,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 coarse=arguments.coarse,
             )
             arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
-            write_picture(arguments.out / path.name, result.photo)
-            sources[path.name] = [_to_json(source) for source in result.segments]
+            write_picture(arguments.out / _photo_name(path), result.photo)
+            sources[_photo_name(path)] = [_to_json(source) for source in result.segments]
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
                 rows.append([_shrink(picture) for picture in pictures])
@@ -152,14 +155,24 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         print(f"sheet: {arguments.out / SHEET_FILE}")
 
 
-def _pngs(path: pathlib.Path) -> list[pathlib.Path]:
+def _layouts(path: pathlib.Path) -> list[pathlib.Path]:
+    from sims_jax.labels import LAYOUT_SUFFIXES
+
     if not path.is_dir():
         return [path]
     visible = (p for p in path.iterdir() if not p.name.startswith("."))
-    found = sorted(p for p in visible if p.suffix.lower() == ".png")
+    found = sorted(p for p in visible if p.suffix.lower() in LAYOUT_SUFFIXES)
     if not found:
-        raise InputError(f"{path}: found no PNG, expected layouts; check --layout")
+        raise InputError(f"{path}: found no PNG or .npy, expected layouts; check --layout")
+    for one, other in itertools.pairwise(found):
+        if one.stem == other.stem:
+            raise InputError(f"{other}: found also {one.name}, expected one file a name; move one")
     return found
+
+
+def _photo_name(layout: pathlib.Path) -> str:
+    """Of the photo of a layout, and of its instance ids."""
+    return layout.name if layout.suffix.lower() == ".png" else f"{layout.stem}.png"
 
 
 def _partners(
@@ -169,13 +182,14 @@ def _partners(
         return [None] * len(paths)
     if not instances.is_dir() and len(paths) == 1:
         return [instances]
-    missing = [path.name for path in paths if not (instances / path.name).exists()]
+    names = [_photo_name(path) for path in paths]
+    missing = [name for name in names if not (instances / name).exists()]
     if missing:
         raise InputError(
             f"{instances / missing[0]}: not found, expected the instance ids of {missing[0]} "
             f"({len(missing)} of {len(paths)} are missing); add them"
         )
-    return [instances / path.name for path in paths]
+    return [instances / name for name in names]
 
 
 def _check_out(
@@ -185,14 +199,14 @@ def _check_out(
     sheet: bool,
 ) -> None:
     """Refuses to write a photo over what is read, or a sheet over a photo."""
-    photos = {out.resolve() / path.name for path in paths}
+    photos = {out.resolve() / _photo_name(path) for path in paths}
     for path in filter(None, (*paths, *instances)):
         if path.parent.resolve() / path.name in photos:
             raise InputError(
                 f"{path}: found in --out, where a photo would overwrite it, expected another "
                 "folder; change --out"
             )
-    if sheet and SHEET_FILE in (path.name for path in paths):
+    if sheet and SHEET_FILE in map(_photo_name, paths):
         raise InputError(
             f"{paths[0].parent / SHEET_FILE}: found a layout with the name of the sheet; "
             "rename it, or leave out --sheet"

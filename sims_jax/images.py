@@ -1,9 +1,10 @@
-"""Image files in: photos and instance maps, and what every reader of a PNG needs.
+"""Files of pixels in: photos and instance maps, and what every reader of a PNG or .npy needs.
 
 Every way in which a file can be unusable ends in an InputError that names the file.
 """
 
 import io
+import math
 import os
 import pathlib
 import stat
@@ -11,7 +12,7 @@ import struct
 import zlib
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Integer, UInt8, UInt16
 from PIL import Image, ImageOps
 
 from sims_jax.errors import InputError
@@ -30,6 +31,10 @@ _DECODE_ERRORS = (
     Image.DecompressionBombWarning,
 )
 _MAX_BYTES = 1 << 29  # of a file; more is no photo, layout or JSON, and would fill the memory
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_IHDR = struct.Struct(">8xI4sIIBB")  # length, name, width, height, bit depth, colour type
 _PNG_COLOR_TYPES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
@@ -81,6 +86,34 @@ def read_numbers(path: Path, what: str) -> UInt16[np.ndarray, "H W"]:
             "greyscale of 8 or 16 bits; convert it"
         )
     return np.asarray(decode_image(path, data, f"a PNG of {what}")).astype(np.uint16)
+
+
+def decode_npy(where: Path, data: bytes) -> Integer[np.ndarray, "H W"]:
+    """The whole numbers of a .npy file.
+
+    Raises:
+      InputError: the file is damaged or holds something else.
+    """
+    file = io.BytesIO(data)
+    try:
+        shape, by_columns, dtype = _NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    except Exception as error:  # numpy's parser raises whatever the damage leads it to
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{where}: found no .npy file ({reason}), expected one; save it again"
+        ) from error
+    # Before anything is reserved for it: a header may say what it likes.
+    if len(shape) != 2 or not math.prod(shape) or not np.issubdtype(dtype, np.integer):
+        raise InputError(
+            f"{where}: found {dtype} of shape {shape}, expected whole numbers [H, W]; save it again"
+        )
+    found, expected = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
+    if found != expected:
+        raise InputError(
+            f"{where}: found {found} bytes of numbers, expected {expected}; save it again"
+        )
+    values = np.frombuffer(data, dtype, offset=file.tell())
+    return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,11 +1,12 @@
 """The label space: class ids, their names and colours, and layouts as PNG files.
 
 A layout is uint8 [H, W]: the class id of every pixel, or 255 for void. On disk it is a PNG of
-8-bit greyscale (the values are ids), of palette or of RGB (the colours are classes). Anything
-else is refused: lossy files change ids, alpha and 16 bits have no agreed meaning.
+8-bit greyscale (the values are ids), of palette or of RGB (the colours are classes), or a .npy of
+ids. Anything else is refused: lossy files change ids, alpha and 16 bits have no agreed meaning.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,9 +14,11 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from sims_jax.errors import InputError
-from sims_jax.images import Path, decode_image, read_bytes, read_png_header
+from sims_jax.images import Path, decode_image, decode_npy, read_bytes, read_png_header
 
 VOID = 255
+NUMPY_SUFFIX = ".npy"
+LAYOUT_SUFFIXES = (".png", NUMPY_SUFFIX)
 
 Color = tuple[int, int, int]
 
@@ -92,8 +95,9 @@ class LabelSpace:
 
 
 def read_layout(path: Path, labels: LabelSpace) -> UInt8[np.ndarray, "H W"]:
-    """Reads a PNG as class ids of `labels`, void as 255.
+    """Reads a PNG or .npy as class ids of `labels`, void as 255.
 
+    npy  whole numbers of any type are ids, as in L.
     L    values are ids; 255 and `labels.void_ids` are void.
     P    by index where the palette is a grey ramp (colour i is (i, i, i)), else by colour.
     RGB  by colour; `labels.void_color` (black, if no class is) is void.
@@ -103,6 +107,8 @@ def read_layout(path: Path, labels: LabelSpace) -> UInt8[np.ndarray, "H W"]:
         `labels` does not know.
     """
     data = read_bytes(path)
+    if pathlib.Path(path).suffix.lower() == NUMPY_SUFFIX:
+        return _ids_of_values(path, decode_npy(path, data), labels)
     mode = _check_layout_header(path, data)
     image = decode_image(path, data, "a PNG layout")
     if "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""The user's own data: root/photos/*.jpg|png, root/layouts/*.png and root/labels.json.
+"""The user's own data: root/photos/*.jpg|png, root/layouts/*.png|npy and root/labels.json.
 
 A photo and its layout have the same name. Optional, for every photo: root/instances/*.png
 (instance ids, 8 or 16 bits, 0 for none), root/depth/*.png (8 or 16 bits, in the unit that

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 
 from sims_jax.errors import InputError, Refuse, refuse_at_once
+from sims_jax.labels import NUMPY_SUFFIX
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_SUFFIXES = (".png", ".jpg", ".jpeg")
 _STEM = re.compile(r"(?P<video>.+?)_f?(?P<frame>\d+)")
 _NUM_SHOWN = 3  # of a list of names, in a message
 
@@ -22,11 +23,13 @@ def list_images(
     *,
     tail: str = "",
     nested: bool = False,
+    suffixes: tuple[str, ...] = _SUFFIXES,
     refuse: Refuse = refuse_at_once,
 ) -> Files:
     """The PNG and JPEG files of a folder by name, sorted; hidden ones left out.
 
     Args:
+      suffixes: of the files that are listed, in small letters.
       tail: what the names end in; other files are left out, and the name is what is before it.
       nested: the files lie one folder deeper.
 
@@ -37,7 +40,7 @@ def list_images(
         raise InputError(f"{folder}: found no such folder, expected images in it; check the path")
     images: Files = {}
     for path in sorted(folder.glob("*/*") if nested else folder.iterdir()):
-        named = path.suffix.lower() in _IMAGE_SUFFIXES and path.stem.endswith(tail)
+        named = path.suffix.lower() in suffixes and path.stem.endswith(tail)
         if not named or path.name.startswith("."):
             continue
         name = path.stem.removesuffix(tail)
@@ -59,12 +62,15 @@ def pair_files(
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
     """Pairs the images of two folders by name, in sorted order; for tails see `list_images`.
 
+    Maps may be .npy files, too.
+
     Raises:
       InputError: a folder is missing or is empty, or (through `refuse`) a file has no partner in
         the other.
     """
     left = list_images(photos, tail=photo_tail, nested=nested, refuse=refuse)
-    right = list_images(maps, tail=map_tail, nested=nested, refuse=refuse)
+    suffixes = (*_SUFFIXES, NUMPY_SUFFIX)
+    right = list_images(maps, tail=map_tail, nested=nested, suffixes=suffixes, refuse=refuse)
     alone = [path for name, path in left.items() if name not in right]
     orphans = [path for name, path in right.items() if name not in left]
     if alone or orphans:
