@@ -205,6 +205,17 @@ def test_labels_of_one_color_are_named(tmp_path):
     assert "labels.json" in report.faults[0].message and "used twice" in report.faults[0].message
 
 
+def test_a_name_that_is_no_text_is_a_fault(tmp_path):
+    write_folder(tmp_path)
+    name = os.fsdecode(b"stra\xdfe 1.png")
+    for folder in ("photos", "layouts", "instances", "depth"):
+        (tmp_path / folder / "straße 1.png").rename(tmp_path / folder / name)
+    report = check(tmp_path)
+    assert name in files_of(report)
+    assert any("no UTF-8" in fault.message for fault in report.faults)
+    to_text(report).encode()  # can be printed
+
+
 def test_links_may_be_meant(tmp_path):
     write_folder(tmp_path / "data")
     plant_link(tmp_path / "data")

@@ -273,6 +273,29 @@ def test_folder_instances(own_folder):
     assert "1 file (p3.png) without a partner" in message_of(open_folder, own_folder)
 
 
+def test_folder_depth_and_coarse_layouts(own_folder):
+    steps = np.arange(48, dtype=np.uint16).reshape(SIZE) * 1000
+    for folder, pixels in (("depth", steps), ("coarse", np.full(SIZE, 3, np.uint8))):
+        (own_folder / folder).mkdir()
+        for index in range(8):
+            Image.fromarray(pixels).save(own_folder / folder / f"p{index}.png")
+    assert 'found "depth_unit_m" None' in message_of(open_folder, own_folder)
+    labels = {"classes": CLASSES, "void_ids": [3], "depth_unit_m": 0.002}
+    (own_folder / "labels.json").write_text(json.dumps(labels))
+    example = open_folder(own_folder).splits["train"][0]
+    np.testing.assert_allclose(example["depth"], steps * 0.002, rtol=1e-6)
+    assert example["depth"].dtype == np.float32 and (example["coarse"] == VOID).all()
+
+
+def test_folder_layouts_may_be_npy(own_folder):
+    layout = np.arange(48).reshape(SIZE) % 3
+    (own_folder / "layouts" / "p0.png").unlink()
+    np.save(own_folder / "layouts" / "p0.npy", layout)
+    examples = [e for source in open_folder(own_folder).splits.values() for e in source]
+    [found] = [example["layout"] for example in examples if example["id"] == "p0"]
+    np.testing.assert_array_equal(found, layout)
+
+
 def test_folder_split_file(own_folder):
     names = [f"p{index}" for index in range(8)]
     split = own_folder / "split.json"

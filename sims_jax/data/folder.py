@@ -14,8 +14,9 @@ import pathlib
 
 import numpy as np
 
+from sims_jax.data.example import OPTIONAL_FIELDS
 from sims_jax.data.listing import add_partners, pair_files, parse_frames
-from sims_jax.data.pairs import MAP_TYPES, FilesBuilder, Pair, Splits
+from sims_jax.data.pairs import FilesBuilder, Pair, Splits
 from sims_jax.errors import InputError, Refuse, refuse_at_once
 from sims_jax.images import read_bytes, read_numbers
 from sims_jax.labels import LabelSpace
@@ -82,7 +83,7 @@ def list_folder(config: FolderConfig, refuse: Refuse = refuse_at_once) -> Splits
     frames = {name: (name, 0) for name in files}
     if config.video_frames:
         frames = parse_frames(photos, refuse)
-    maps = {field: add_partners(files, root / field, refuse=refuse) for field in MAP_TYPES}
+    maps = {field: add_partners(files, root / field, refuse=refuse) for field in OPTIONAL_FIELDS}
     unit_m = _read_depth_unit(root / "labels.json") if maps["depth"] else None
     pairs = {
         name: FolderPair(

@@ -44,6 +44,10 @@ def list_images(
         if not named or path.name.startswith("."):
             continue
         name = path.stem.removesuffix(tail)
+        if any(map(_is_surrogate, name)):
+            shown = str(path).encode(errors="backslashreplace").decode()
+            refuse(InputError(f"{shown}: found a name that is no UTF-8; rename it", [path]))
+            continue
         if name in images:
             message = f"{path}: found also {images[name].name}, expected one file a name"
             refuse(InputError(f"{message}; remove one", [path, images[name]]))
@@ -127,6 +131,11 @@ def parse_frames(photos: Files, refuse: Refuse = refuse_at_once) -> dict[str, tu
         message = f"{path}: found the name {name}, expected VIDEO_FRAME as in 0001TP_006690"
         refuse(InputError(f"{message}; rename it", [path]))
     return frames
+
+
+def _is_surrogate(letter: str) -> bool:
+    """Whether it stands for a byte that is no text."""
+    return "\ud800" <= letter <= "\udfff"
 
 
 def _count(paths: list[pathlib.Path]) -> str:

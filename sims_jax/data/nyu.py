@@ -24,7 +24,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from sims_jax.data.pairs import Example, FilesBuilder, Splits
+from sims_jax.data.example import Example
+from sims_jax.data.pairs import FilesBuilder, Splits
 from sims_jax.errors import InputError, Refuse, refuse_at_once
 from sims_jax.labels import VOID, LabelSpace, spread_colors
 

@@ -15,16 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
+from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError, Refuse, refuse_at_once
 from sims_jax.images import decode_photo, read_bytes, read_instances
 from sims_jax.labels import LabelSpace, read_layout
 from sims_jax.progress import progress
 
-# What an example may have besides photo and layout, and in which type.
-MAP_TYPES = {"instances": np.uint16, "depth": np.float32, "coarse": np.uint8}
 _DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits
-
-Example = dict[str, Any]
 
 
 class Listed(Protocol):
@@ -34,7 +31,7 @@ class Listed(Protocol):
     video: what near-copies of a photo share; its own id for a single photo.
     frame: position in the video.
     files: the files it is read from, by field or by what they are.
-    maps: which of MAP_TYPES it has.
+    maps: which of OPTIONAL_FIELDS it has.
     """
 
     id: str
@@ -80,12 +77,12 @@ class Pair:
 
     @property
     def files(self) -> dict[str, pathlib.Path]:
-        every = {name: getattr(self, name) for name in ("photo", "layout", *MAP_TYPES)}
+        every = {name: getattr(self, name) for name in ("photo", "layout", *OPTIONAL_FIELDS)}
         return {name: path for name, path in every.items() if path}
 
     @property
     def maps(self) -> tuple[str, ...]:
-        return tuple(name for name in MAP_TYPES if name in self.files)
+        return tuple(name for name in OPTIONAL_FIELDS if name in self.files)
 
     def read(self, labels: LabelSpace, refuse: Refuse = refuse_at_once) -> Example:
         """Reads and checks the files.
@@ -179,7 +176,7 @@ class FilesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         listed = (one for split in self.builder_config.splits.values() for one in split)
         found = {name for one in listed for name in one.maps}
-        features |= {name: _map_feature(MAP_TYPES[name]) for name in sorted(found)}
+        features |= {name: _map_feature(OPTIONAL_FIELDS[name]) for name in sorted(found)}
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
