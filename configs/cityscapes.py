@@ -45,7 +45,8 @@ def get_config() -> ConfigDict:
         dict(
             seed=0,
             stages=STAGES,
-            data=dict(name="cityscapes", root="", train_extra=False),
+            # `train_extra` is for cityscapes, `subset` for ade20k: the paper uses outdoor photos.
+            data=dict(name="cityscapes", root="", train_extra=False, subset=""),
             bank=dict(
                 image_size=(256, 512),
                 grid=(64, 128),

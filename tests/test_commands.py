@@ -178,6 +178,16 @@ def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
         assert sheet.height == 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
 
 
+def test_npy_layouts_give_png_photos(synthesize, tmp_path):
+    np.save(tmp_path / "layouts" / "b.npy", np.zeros((8, 8), int))
+    synthesize()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.png", "b.png", "sources.json"}
+    np.save(tmp_path / "layouts" / "a.npy", np.zeros((8, 8), int))
+    with pytest.raises(InputError, match=r"a\.png: found also a\.npy, expected one file a name"):
+        synthesize()
+
+
 def test_a_sheet_has_room_for_the_largest_picture():
     small, high = np.zeros((2, 4, 3), np.uint8), np.ones((5, 3, 3))
     sheet = contact_sheet([[small, high], [high]])

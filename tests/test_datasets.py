@@ -70,8 +70,9 @@ def test_a_bank_every_network_and_a_photo(prepared, tiny_config, tmp_path):
     for split, source in dataset.splits.items():
         build_bank(source, spec, tmp_path / split, source_name=split, licence=dataset.licence)
     store, heldout = open_bank(tmp_path / "train"), open_bank(tmp_path / "val")
-    thing = np.bincount(store.row_class).max()
-    assert thing == (2 if store.instances is not None else 1) * NUM_TRAIN
+    parts = 1 if store.instances is None else 2
+    rows = np.bincount(store.row_class, minlength=dataset.labels.num_classes)
+    assert rows.max() == parts * NUM_TRAIN
 
     params, losses, slopes = train_once(make_tasks(config, store, heldout))
     assert all(np.isfinite(loss) for loss in losses.values()), losses
@@ -83,6 +84,8 @@ def test_a_bank_every_network_and_a_photo(prepared, tiny_config, tmp_path):
     result = model.synthesize(example["layout"], instances=example.get("instances"))
     assert result.photo.shape == (*SIZE, 3) and np.isfinite(result.photo).all()
     assert any(segment.used for segment in result.segments)
+    thing = dataset.labels.classes[rows.argmax()]
+    assert [segment.class_name for segment in result.segments].count(thing) == parts
 
 
 def mean_loss_of(task, batch, keys, params):

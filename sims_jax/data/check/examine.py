@@ -77,10 +77,7 @@ def examine_all(
     listed = [(split, one) for split, examples in splits.items() for one in examples]
     findings: list[Finding | None] = [None] * len(listed)
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with (
-        progress("checking", len(listed)) as bar,
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    with progress("checking", len(listed)) as bar, ThreadPoolExecutor(threads) as pool:
         jobs = {
             pool.submit(examine, one, split, labels, image_size, min_area_frac, root): index
             for index, (split, one) in enumerate(listed)
@@ -90,9 +87,8 @@ def examine_all(
                 findings[jobs[job]] = job.result()
                 bar.update()
         finally:
-            pool.shutdown(
-                wait=False, cancel_futures=True
-            )  # after an interrupt the rest is not read
+            # After an interrupt the rest is not read.
+            pool.shutdown(wait=False, cancel_futures=True)
     return findings
 
 
