@@ -41,6 +41,11 @@ _PNG_COLOR_TYPES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 
 
 def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo in a PNG or JPEG file; see `load_photo`."""
+    return np.asarray(load_photo(data, where))
+
+
+def load_photo(data: bytes, where: Path) -> Image.Image:
     """The photo in a PNG or JPEG file, upright as its EXIF orientation says; grey becomes RGB.
 
     Args:
@@ -57,7 +62,8 @@ def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
             f"{' with transparency' if 'transparency' in image.info else ''}, "
             "expected RGB or 8-bit grey; convert it to RGB"
         )
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    ImageOps.exif_transpose(image, in_place=True)  # copies only what must be turned
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_instances(path: Path) -> UInt16[np.ndarray, "H W"]:
@@ -142,7 +148,8 @@ def decode_image(where: Path, data: bytes, expected: str) -> Image.Image:
 
     def refuse_bomb(width: int, height: int) -> None:
         if width * height > Image.MAX_IMAGE_PIXELS:
-            raise InputError(f"{where}: found {width}x{height} pixels, {advice}")
+            limit = f"{Image.MAX_IMAGE_PIXELS // 10**6} million pixels at most"
+            raise InputError(f"{where}: found {width}x{height} pixels, expected {limit}; shrink it")
 
     try:
         if _is_png(data) and len(data) >= _PNG_IHDR.size:

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError, Refuse, refuse_at_once
-from sims_jax.images import decode_photo, read_bytes, read_instances
+from sims_jax.images import load_photo, read_bytes, read_instances
 from sims_jax.labels import LabelSpace, read_layout
 from sims_jax.progress import progress
 
@@ -96,7 +96,7 @@ class Pair:
             try:
                 if field == "photo":
                     data = read_bytes(path)
-                    size = decode_photo(data, path).shape[:2]
+                    size = load_photo(data, path).size[::-1]
                     example[field] = data
                 else:
                     values = self.read_map(field, path, labels)

@@ -21,7 +21,7 @@ from sims_jax.data.check.examine import (
 from sims_jax.data.pairs import FilesBuilder
 from sims_jax.data.source import choose_dataset
 from sims_jax.errors import InputError
-from sims_jax.images import decode_photo
+from sims_jax.images import load_photo
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.ops.sheet import contact_sheet, write_picture
 
@@ -29,7 +29,7 @@ NUM_SHOWN = 20  # faults, or remarks, on the terminal; the JSON has all
 NUM_SAMPLES = 32  # on the sheet
 SAMPLE_PX = 240  # width of a picture on the sheet
 CAPTION_PX = 14
-UNREADABLE = 200  # grey, in place of what cannot be read
+UNREADABLE = "silver"  # in place of what cannot be read
 LEAST_TRAIN, LEAST_VAL = 2, 1  # photos that training needs
 
 
@@ -173,7 +173,7 @@ def to_text(report: Report) -> str:
         lines += [f"{what}: {one.message}" for one in some[:NUM_SHOWN]]
         if len(some) > NUM_SHOWN:
             lines.append(f"{what}: and {len(some) - NUM_SHOWN} more; --json=FILE lists all")
-    verdict = "can be trained on" if report.passed else f"{len(report.faults)} faults: correct them"
+    verdict = "can be trained on" if report.passed else f"faults to correct: {len(report.faults)}"
     return "\n".join([*lines, f"{report.dataset}: {verdict}"])
 
 
@@ -201,17 +201,19 @@ def _sample(finding: Finding, labels: LabelSpace) -> list[np.ndarray]:
     """Photo and layout under the first fault, or the name; grey where one cannot be read."""
     example = finding.one.read(labels, lambda error: None)
     caption = finding.faults[0].message if finding.faults else finding.one.id
-    blank = np.full((SAMPLE_PX // 2, SAMPLE_PX, 3), UNREADABLE, np.uint8)
-    photo = decode_photo(example["photo"], caption) if "photo" in example else blank
-    layout = colorize(example["layout"], labels) if "layout" in example else blank
+    photo = layout = Image.new("RGB", (SAMPLE_PX, SAMPLE_PX // 2), UNREADABLE)
+    if "photo" in example:
+        photo = load_photo(example["photo"], caption)
+    if "layout" in example:
+        layout = Image.fromarray(colorize(example["layout"], labels))
     return [_shrink(photo, finding.one.id), _shrink(layout, caption.rpartition("found ")[2])]
 
 
-def _shrink(picture: np.ndarray, caption: str) -> np.ndarray:
-    height = max(1, round(SAMPLE_PX * picture.shape[0] / picture.shape[1]))
-    image = Image.new("RGB", (SAMPLE_PX, min(height, 2 * SAMPLE_PX) + CAPTION_PX), "white")
-    small = Image.fromarray(picture).resize((SAMPLE_PX, min(height, 2 * SAMPLE_PX)))
-    image.paste(small, (0, CAPTION_PX))
+def _shrink(picture: Image.Image, caption: str) -> np.ndarray:
+    height = max(1, round(SAMPLE_PX * picture.height / picture.width))
+    small = picture.resize((SAMPLE_PX, min(height, 2 * SAMPLE_PX)))
+    sample = Image.new("RGB", (SAMPLE_PX, small.height + CAPTION_PX), "white")
+    sample.paste(small, (0, CAPTION_PX))
     # The built-in font may lack the letters of a name.
-    ImageDraw.Draw(image).text((0, 0), caption.encode("ascii", "replace").decode(), fill="black")
-    return np.asarray(image)
+    ImageDraw.Draw(sample).text((0, 0), caption.encode("ascii", "replace").decode(), fill="black")
+    return np.asarray(sample)
