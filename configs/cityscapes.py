@@ -6,7 +6,8 @@ Hardware:  one GPU, or several with a larger batch
 Time:      days; not run here: its parameters are held against the paper's by the tests
 Expected:  the paper's figures need its VGG-19: `--config.features.weights=FILE`
 
-The dataset is a `folder` of photos/ and layouts/ in the 19 training classes.
+FOLDER holds leftImg8bit and gtFine and, where they are, gtCoarse and disparity. Other datasets of
+the same shape of picture: --config.data.name=NAME (README.md, "Datasets").
 """
 
 from ml_collections import ConfigDict
@@ -44,7 +45,8 @@ def get_config() -> ConfigDict:
         dict(
             seed=0,
             stages=STAGES,
-            data=dict(name="folder", root="", val_frac=0.1, video_frames=False),
+            # `train_extra` is for cityscapes, `subset` for ade20k: the paper uses outdoor photos.
+            data=dict(name="cityscapes", root="", train_extra=False, subset=""),
             bank=dict(
                 image_size=(256, 512),
                 grid=(64, 128),

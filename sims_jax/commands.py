@@ -27,17 +27,25 @@ SHEET_COLUMNS = 3  # layouts side by side on a sheet
 def train_command() -> None:
     """`train.py` and `sims-train`."""
     keep_programs()
+    from absl import flags
+
+    workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
+    flags.mark_flag_as_required("workdir")
+    run_with_config(lambda config: _train(config, pathlib.Path(workdir.value)))
+
+
+def run_with_config(do: Callable) -> None:
+    """Parses the flags that are defined, and --config, and calls `do` with the config."""
     from absl import app, flags, logging
     from ml_collections import config_flags
 
     config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
-    workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
         _refuse_arguments(argv)
-        exit_with_one_line(lambda: _train(config.value, pathlib.Path(workdir.value)))
+        exit_with_one_line(lambda: do(config.value))
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -63,7 +71,7 @@ def _train(config, workdir: pathlib.Path) -> None:
 
 def _refuse_arguments(argv: list[str]) -> None:
     if len(argv) > 1:
-        _fail(f"found the argument {argv[1]!r}, expected flags only: --config and --workdir")
+        _fail(f"found the argument {argv[1]!r}, expected flags only, such as --config=FILE")
 
 
 def _find_presets(argv: list[str]) -> list[str]:
@@ -113,7 +121,10 @@ def synthesize_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="what train.py left")
     parser.add_argument(
-        "--layout", required=True, type=pathlib.Path, help="a PNG of class ids, or a folder of them"
+        "--layout",
+        required=True,
+        type=pathlib.Path,
+        help="a PNG or .npy of class ids, or a folder of them",
     )
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the photos")
     parser.add_argument("--coarse", action="store_true", help="make the layouts dense first")
@@ -140,7 +151,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.progress import progress
 
-    paths = _pngs(arguments.layout)
+    paths = _layouts(arguments.layout)
     instances = _partners(paths, arguments.instances)
     _check_out(arguments.out, paths, instances, arguments.sheet)
     model = sims_jax.load(arguments.workdir)
@@ -159,8 +170,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 coarse=arguments.coarse,
             )
             arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
-            sources[path.name] = [_to_json(source) for source in result.segments]
-            write_picture(arguments.out / path.name, result.photo)
+            sources[_photo_name(path)] = [_to_json(source) for source in result.segments]
+            write_picture(arguments.out / _photo_name(path), result.photo)
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
                 rows.append([_shrink(picture) for picture in pictures])
@@ -173,14 +184,24 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         print(f"sheet: {arguments.out / SHEET_FILE}")
 
 
-def _pngs(path: pathlib.Path) -> list[pathlib.Path]:
+def _layouts(path: pathlib.Path) -> list[pathlib.Path]:
+    from sims_jax.labels import LAYOUT_SUFFIXES
+
     if not path.is_dir():
         return [path]
     visible = (p for p in path.iterdir() if not p.name.startswith("."))
-    found = sorted(p for p in visible if p.suffix.lower() == ".png")
+    found = sorted(p for p in visible if p.suffix.lower() in LAYOUT_SUFFIXES)
     if not found:
-        raise InputError(f"{path}: found no PNG, expected layouts; check --layout")
+        raise InputError(f"{path}: found no PNG or .npy, expected layouts; check --layout")
+    for one, other in itertools.pairwise(found):
+        if one.stem == other.stem:
+            raise InputError(f"{other}: found also {one.name}, expected one file a name; move one")
     return found
+
+
+def _photo_name(layout: pathlib.Path) -> str:
+    """Of the photo of a layout, and of its instance ids."""
+    return layout.name if layout.suffix.lower() == ".png" else f"{layout.stem}.png"
 
 
 def _partners(
@@ -190,13 +211,14 @@ def _partners(
         return [None] * len(paths)
     if not instances.is_dir() and len(paths) == 1:
         return [instances]
-    missing = [path.name for path in paths if not (instances / path.name).exists()]
+    names = [_photo_name(path) for path in paths]
+    missing = [name for name in names if not (instances / name).exists()]
     if missing:
         raise InputError(
             f"{instances / missing[0]}: not found, expected the instance ids of {missing[0]} "
             f"({len(missing)} of {len(paths)} are missing); add them"
         )
-    return [instances / path.name for path in paths]
+    return [instances / name for name in names]
 
 
 def _check_out(
@@ -206,14 +228,14 @@ def _check_out(
     sheet: bool,
 ) -> None:
     """Refuses to write a photo over what is read, or a sheet over a photo."""
-    photos = {out.resolve() / path.name for path in paths}
+    photos = {out.resolve() / _photo_name(path) for path in paths}
     for path in filter(None, (*paths, *instances)):
         if path.parent.resolve() / path.name in photos:
             raise InputError(
                 f"{path}: found in --out, where a photo would overwrite it, expected another "
                 "folder; change --out"
             )
-    if sheet and SHEET_FILE in (path.name for path in paths):
+    if sheet and SHEET_FILE in map(_photo_name, paths):
         raise InputError(
             f"{paths[0].parent / SHEET_FILE}: found a layout with the name of the sheet; "
             "rename it, or leave out --sheet"

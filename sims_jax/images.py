@@ -1,15 +1,18 @@
-"""Image files in: photos and instance maps, and what every reader of a PNG needs.
+"""Files of pixels in: photos and instance maps, and what every reader of a PNG or .npy needs.
 
 Every way in which a file can be unusable ends in an InputError that names the file.
 """
 
 import io
+import math
+import os
 import pathlib
+import stat
 import struct
 import zlib
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Integer, UInt8, UInt16
 from PIL import Image, ImageOps
 
 from sims_jax.errors import InputError
@@ -27,12 +30,22 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+_MAX_BYTES = 1 << 29  # of a file; more is no photo, layout or JSON, and would fill the memory
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_IHDR = struct.Struct(">8xI4sIIBB")  # length, name, width, height, bit depth, colour type
 _PNG_COLOR_TYPES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 
 
 def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo in a PNG or JPEG file; see `load_photo`."""
+    return np.asarray(load_photo(data, where))
+
+
+def load_photo(data: bytes, where: Path) -> Image.Image:
     """The photo in a PNG or JPEG file, upright as its EXIF orientation says; grey becomes RGB.
 
     Args:
@@ -49,7 +62,8 @@ def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
             f"{' with transparency' if 'transparency' in image.info else ''}, "
             "expected RGB or 8-bit grey; convert it to RGB"
         )
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    ImageOps.exif_transpose(image, in_place=True)  # copies only what must be turned
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_instances(path: Path) -> UInt16[np.ndarray, "H W"]:
@@ -58,19 +72,66 @@ def read_instances(path: Path) -> UInt16[np.ndarray, "H W"]:
     Raises:
       InputError: the file cannot be read or is of another kind.
     """
+    return read_numbers(path, "instance ids")
+
+
+def read_numbers(path: Path, what: str) -> UInt16[np.ndarray, "H W"]:
+    """Reads a greyscale PNG of 8 or 16 bits as what it holds.
+
+    Args:
+      what: names the numbers in messages: "disparities".
+
+    Raises:
+      InputError: the file cannot be read or is of another kind.
+    """
     data = read_bytes(path)
-    mode, depth = read_png_header(path, data, "a PNG instance map")
+    mode, depth = read_png_header(path, data, f"a PNG of {what}")
     if mode != "L" or depth not in (8, 16):
         raise InputError(
-            f"{path}: found a PNG of mode {mode} with {depth} bits, expected instance ids as "
+            f"{path}: found a PNG of mode {mode} with {depth} bits, expected {what} as "
             "greyscale of 8 or 16 bits; convert it"
         )
-    return np.asarray(decode_image(path, data, "a PNG instance map")).astype(np.uint16)
+    return np.asarray(decode_image(path, data, f"a PNG of {what}")).astype(np.uint16)
+
+
+def decode_npy(where: Path, data: bytes) -> Integer[np.ndarray, "H W"]:
+    """The whole numbers of a .npy file.
+
+    Raises:
+      InputError: the file is damaged or holds something else.
+    """
+    file = io.BytesIO(data)
+    try:
+        shape, by_columns, dtype = _NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    except Exception as error:  # numpy's parser raises whatever the damage leads it to
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{where}: found no .npy file ({reason}), expected one; save it again"
+        ) from error
+    # Before anything is reserved for it: a header may say what it likes.
+    if len(shape) != 2 or not math.prod(shape) or not np.issubdtype(dtype, np.integer):
+        raise InputError(
+            f"{where}: found {dtype} of shape {shape}, expected whole numbers [H, W]; save it again"
+        )
+    found, expected = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
+    if found != expected:
+        raise InputError(
+            f"{where}: found {found} bytes of numbers, expected {expected}; save it again"
+        )
+    values = np.frombuffer(data, dtype, offset=file.tell())
+    return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file that must not be empty."""
     try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(f"{path}: cannot be read (a folder or device); give a file")
+        if state.st_size > _MAX_BYTES:
+            raise InputError(
+                f"{path}: found {state.st_size} bytes, expected {_MAX_BYTES} or less; replace it"
+            )
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise InputError(
@@ -84,12 +145,18 @@ def read_bytes(path: Path) -> bytes:
 def decode_image(where: Path, data: bytes, expected: str) -> Image.Image:
     """The decoded image; PNG checksums are verified first, which decoding alone does not do."""
     advice = f"expected {expected}; replace the file"
+
+    def refuse_bomb(width: int, height: int) -> None:
+        if width * height > Image.MAX_IMAGE_PIXELS:
+            limit = f"{Image.MAX_IMAGE_PIXELS // 10**6} million pixels at most"
+            raise InputError(f"{where}: found {width}x{height} pixels, expected {limit}; shrink it")
+
     try:
-        if _is_png(data):
+        if _is_png(data) and len(data) >= _PNG_IHDR.size:
+            refuse_bomb(*_PNG_IHDR.unpack_from(data)[2:4])
             Image.open(io.BytesIO(data)).verify()
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise InputError(f"{where}: found {image.width}x{image.height} pixels, {advice}")
+        refuse_bomb(*image.size)
         image.load()
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{where}: found no readable image, {advice}") from error

@@ -1,11 +1,12 @@
 """The label space: class ids, their names and colours, and layouts as PNG files.
 
 A layout is uint8 [H, W]: the class id of every pixel, or 255 for void. On disk it is a PNG of
-8-bit greyscale (the values are ids), of palette or of RGB (the colours are classes). Anything
-else is refused: lossy files change ids, alpha and 16 bits have no agreed meaning.
+8-bit greyscale (the values are ids), of palette or of RGB (the colours are classes), or a .npy of
+ids. Anything else is refused: lossy files change ids, alpha and 16 bits have no agreed meaning.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,14 +14,18 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from sims_jax.errors import InputError
-from sims_jax.images import Path, decode_image, read_bytes, read_png_header
+from sims_jax.images import Path, decode_image, decode_npy, read_bytes, read_png_header
 
 VOID = 255
+NUMPY_SUFFIX = ".npy"
+LAYOUT_SUFFIXES = (".png", NUMPY_SUFFIX)
 
 Color = tuple[int, int, int]
 
 _LAYOUT_MODES = {("L", 8), ("RGB", 8), ("P", 1), ("P", 2), ("P", 4), ("P", 8)}
 _NUM_SHOWN = 5  # of a list of mistakes, in a message
+_COLOR_BITS = 8  # of a channel
+_LAST_LABEL_ID = 33  # of Cityscapes' labelIds, of which its 19 classes are a part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +95,9 @@ class LabelSpace:
 
 
 def read_layout(path: Path, labels: LabelSpace) -> UInt8[np.ndarray, "H W"]:
-    """Reads a PNG as class ids of `labels`, void as 255.
+    """Reads a PNG or .npy as class ids of `labels`, void as 255.
 
+    npy  whole numbers of any type are ids, as in L.
     L    values are ids; 255 and `labels.void_ids` are void.
     P    by index where the palette is a grey ramp (colour i is (i, i, i)), else by colour.
     RGB  by colour; `labels.void_color` (black, if no class is) is void.
@@ -101,6 +107,8 @@ def read_layout(path: Path, labels: LabelSpace) -> UInt8[np.ndarray, "H W"]:
         `labels` does not know.
     """
     data = read_bytes(path)
+    if pathlib.Path(path).suffix.lower() == NUMPY_SUFFIX:
+        return _ids_of_values(path, decode_npy(path, data), labels)
     mode = _check_layout_header(path, data)
     image = decode_image(path, data, "a PNG layout")
     if "transparency" in image.info:
@@ -114,6 +122,30 @@ def read_layout(path: Path, labels: LabelSpace) -> UInt8[np.ndarray, "H W"]:
     if mode == "L":
         return _ids_of_values(path, pixels, labels)
     return _ids_of_indices(path, pixels, image.getpalette("RGB"), labels)
+
+
+def read_coded_layout(path: Path, codes: tuple[int, ...]) -> UInt8[np.ndarray, "H W"]:
+    """Reads a greyscale PNG whose values are a dataset's own codes as class ids, void as 255.
+
+    Args:
+      codes: the class id of each value from 0 on, VOID for those that are no class.
+
+    Raises:
+      InputError: the file cannot be read, is of another kind, or holds another value.
+    """
+    data = read_bytes(path)
+    if (mode := _check_layout_header(path, data)) != "L":
+        raise InputError(
+            f"{path}: found a PNG of mode {mode}, expected mode L, the dataset's own values; "
+            "restore the original file"
+        )
+    values = np.asarray(decode_image(path, data, "a PNG layout"))
+    if (unknown := np.unique(values[values >= len(codes)])).size:
+        raise InputError(
+            f"{path}: found values {_show(unknown)}, expected 0 to {len(codes) - 1} as the dataset "
+            "is published (or are these class ids already?); restore the original file"
+        )
+    return np.array(codes, np.uint8)[values]
 
 
 def write_layout(path: Path, layout: Integer[np.ndarray, "H W"], labels: LabelSpace) -> None:
@@ -135,6 +167,23 @@ def colorize(layout: Integer[np.ndarray, "H W"], labels: LabelSpace) -> UInt8[np
       InputError: the layout holds an id that `labels` does not know.
     """
     return _color_table(labels)[_ids_of_values("layout", np.asarray(layout), labels)]
+
+
+def spread_colors(count: int) -> tuple[Color, ...]:
+    """Colours for classes that have none of their own: all different, none black.
+
+    Colour i is made of the bits of i + 1: bits 0, 3, 6 are the highest of red, 1, 4, 7 those of
+    green, 2, 5 of blue, as in Pascal VOC (Everingham et al. 2010).
+    """
+    colors = []
+    for index in range(1, count + 1):
+        bits = [index >> place & 1 for place in range(3 * _COLOR_BITS)]
+        red, green, blue = (
+            sum(bit << (_COLOR_BITS - 1 - n) for n, bit in enumerate(bits[channel::3]))
+            for channel in range(3)
+        )
+        colors.append((red, green, blue))
+    return tuple(colors)
 
 
 def _show(values: Iterable[object]) -> str:
@@ -159,10 +208,15 @@ def _ids_of_values(
     void = np.isin(values, (VOID, *labels.void_ids))
     unknown = np.unique(values[~void & ((values < 0) | (values >= labels.num_classes))])
     if unknown.size:
+        advice = "map the ids to these, or name them as void_ids"
+        if labels.classes == CITYSCAPES.classes and unknown.max() <= _LAST_LABEL_ID:
+            advice = (
+                "these look like Cityscapes' labelIds: convert them to trainIds, or read the "
+                "dataset with config.data.name = cityscapes"
+            )
         raise InputError(
             f"{where}: found ids {_show(unknown)}, expected 0 to {labels.num_classes - 1} of label "
-            f"space {labels.name}, or {_show((*labels.void_ids, VOID))} for void; map the ids to "
-            "these, or name them as void_ids"
+            f"space {labels.name}, or {_show((*labels.void_ids, VOID))} for void; {advice}"
         )
     return np.where(void, VOID, values).astype(np.uint8)
 

@@ -200,6 +200,16 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "c.png").exists()
 
 
+def test_npy_layouts_give_png_photos(synthesize, tmp_path):
+    np.save(tmp_path / "layouts" / "b.npy", np.zeros((8, 8), int))
+    synthesize()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.png", "b.png", "sources.json"}
+    np.save(tmp_path / "layouts" / "a.npy", np.zeros((8, 8), int))
+    with pytest.raises(InputError, match=r"a\.png: found also a\.npy, expected one file a name"):
+        synthesize()
+
+
 def test_a_sheet_has_room_for_the_largest_picture():
     small, high = np.zeros((2, 4, 3), np.uint8), np.ones((5, 3, 3))
     sheet = contact_sheet([[small, high], [high]])

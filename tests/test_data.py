@@ -210,7 +210,7 @@ def test_interrupted_preparation_is_no_cache(camvid_copy, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sims_jax.data.pairs.read_example", interrupt)
+        patch.setattr("sims_jax.data.pairs.Pair.read", interrupt)
         open_camvid(camvid_copy)
     assert len(open_camvid(camvid_copy).splits["train"]) == 4
 
@@ -218,7 +218,7 @@ def test_interrupted_preparation_is_no_cache(camvid_copy, monkeypatch):
 def test_changed_folder_is_read_again(camvid_copy, monkeypatch):
     before = open_camvid(camvid_copy).splits["train"][0]["photo"]
     with monkeypatch.context() as patch:
-        patch.setattr("sims_jax.data.pairs.read_example", None)  # The cache answers.
+        patch.setattr("sims_jax.data.pairs.Pair.read", None)  # The cache answers.
         open_camvid(camvid_copy)
     photo, _ = draw_pair(camvid_copy / "train", camvid_copy / "trainannot", "0001TP_000030", seed=1)
     os.utime(camvid_copy / "train" / "0001TP_000030.png", ns=(1, 1))
@@ -273,6 +273,29 @@ def test_folder_instances(own_folder):
     assert "1 file (p3.png) without a partner" in message_of(open_folder, own_folder)
 
 
+def test_folder_depth_and_coarse_layouts(own_folder):
+    steps = np.arange(48, dtype=np.uint16).reshape(SIZE) * 1000
+    for folder, pixels in (("depth", steps), ("coarse", np.full(SIZE, 3, np.uint8))):
+        (own_folder / folder).mkdir()
+        for index in range(8):
+            Image.fromarray(pixels).save(own_folder / folder / f"p{index}.png")
+    assert 'found "depth_unit_m" None' in message_of(open_folder, own_folder)
+    labels = {"classes": CLASSES, "void_ids": [3], "depth_unit_m": 0.002}
+    (own_folder / "labels.json").write_text(json.dumps(labels))
+    example = open_folder(own_folder).splits["train"][0]
+    np.testing.assert_allclose(example["depth"], steps * 0.002, rtol=1e-6)
+    assert example["depth"].dtype == np.float32 and (example["coarse"] == VOID).all()
+
+
+def test_folder_layouts_may_be_npy(own_folder):
+    layout = np.arange(48).reshape(SIZE) % 3
+    (own_folder / "layouts" / "p0.png").unlink()
+    np.save(own_folder / "layouts" / "p0.npy", layout)
+    examples = [e for source in open_folder(own_folder).splits.values() for e in source]
+    [found] = [example["layout"] for example in examples if example["id"] == "p0"]
+    np.testing.assert_array_equal(found, layout)
+
+
 def test_folder_split_file(own_folder):
     names = [f"p{index}" for index in range(8)]
     split = own_folder / "split.json"
@@ -316,7 +339,10 @@ def test_bad_label_files(tmp_path, content, found):
 @pytest.mark.parametrize(
     "config, found",
     [
-        ({"name": "imagenet"}, "expected one of camvid, folder, scenes;"),
+        (
+            {"name": "imagenet"},
+            "expected one of ade20k, camvid, cityscapes, coco_stuff, folder, nyu, scenes;",
+        ),
         ({}, "config.data.name: found None"),
         ({"name": "camvid"}, "found no 'root'"),
         ({"name": "camvid", "root": "/nowhere", "roots": ()}, "roots: found an unknown key; did"),

@@ -266,3 +266,39 @@ def test_real_layouts(camvid_root, tmp_path):
     np.testing.assert_array_equal(layout, np.where(stored == 11, VOID, stored))
     write_layout(tmp_path / "again.png", layout, CAMVID)
     np.testing.assert_array_equal(read_layout(tmp_path / "again.png", CAMVID), layout)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64, ">i4"])
+def test_npy_layouts(tmp_path, dtype):
+    ids = np.array([[0, 1, 9], [1, 255, 0]])
+    np.save(tmp_path / "a.npy", np.asfortranarray(ids.astype(dtype)))
+    expected = np.where(ids == 9, VOID, ids).astype(np.uint8)
+    np.testing.assert_array_equal(read_layout(tmp_path / "a.npy", TWO), expected)
+
+
+@pytest.mark.parametrize(
+    "array, found",
+    [
+        (np.zeros((2, 3)), "float64 of shape"),
+        (np.zeros((2, 3, 1), int), "shape (2, 3, 1)"),
+        (np.zeros((0, 3), int), "shape (0, 3)"),
+        (np.full((2, 3), -1), "found ids -1"),
+        (np.full((2, 3), 2**40), f"found ids {2**40}"),
+        (np.array([[None]]), "object of shape"),
+    ],
+)
+def test_npy_files_that_are_no_layouts(tmp_path, array, found):
+    np.save(tmp_path / "a.npy", array)
+    assert found in message_of(read_layout, tmp_path / "a.npy", TWO)
+
+
+def test_npy_headers_are_not_believed(tmp_path):
+    """Eight terabytes are promised; nothing is reserved for them."""
+    path, header = tmp_path / "a.npy", io.BytesIO()
+    form = {"descr": "<i8", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
+    np.lib.format.write_array_header_1_0(header, form)
+    path.write_bytes(header.getvalue() + b"123")
+    assert "found 3 bytes of numbers" in message_of(read_layout, path, TWO)
+    for data in (b"\x93NUMPY", b"\x93NUMPY\x09\x00", header.getvalue()[:40], b"nothing"):
+        path.write_bytes(data)
+        assert "no .npy file" in message_of(read_layout, path, TWO)

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import make_tasks
 
 from sims_jax.errors import InputError
-from sims_jax.model import make_networks
-from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.parallel import (
@@ -18,12 +17,6 @@ from sims_jax.training.parallel import (
     mean_gradient,
     shard_batch,
 )
-from sims_jax.training.settings import read_settings
-from sims_jax.training.tasks.densifier import DensifierTask
-from sims_jax.training.tasks.features import COLOR, Features, FeaturesTask
-from sims_jax.training.tasks.ordering import OrderingTask
-from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
-from sims_jax.training.tasks.transformer import TransformerTask
 
 BATCH = 16
 
@@ -73,51 +66,10 @@ def test_gradients_of_eight_devices_equal_those_of_one(dtype, tolerance):
     assert metrics_eight["twice"] == pytest.approx(2 * metrics_one["loss"])
 
 
-def synthesis_task(config, networks, store, heldout):
-    """With donors that were never retrieved: another row of the class, moved a little."""
-
-    def donors_of(queries):
-        rng = np.random.default_rng(0)
-        some = [rng.choice(np.flatnonzero(store.row_class == c), 2) for c in queries.row_class]
-        affine = np.eye(2, 3) + rng.normal(0, 0.1, (len(some), 2, 2, 3))
-        return DonorTable(np.stack(some), affine.astype(np.float32))
-
-    vgg = VGGConfig(config.features.width_multiplier)
-    params = jax.jit(VGG(vgg).init)(jax.random.key(0), jnp.zeros((1, 48, 64, 3)))
-    settings = read_settings(config)
-    return SynthesisTask(
-        config=networks.synthesis,
-        canvas=networks.canvas,
-        simulation=settings.simulation,
-        segmentation_weight=config.synthesis.segmentation_weight,
-        features=Features(vgg, params, dict.fromkeys((*FEATURES, COLOR), 1.0)),
-        store=store,
-        donors=donors_of(store),
-        heldout=heldout,
-        heldout_donors=donors_of(heldout),
-    )
-
-
-def transformer_task(config, networks, *stores):
-    return TransformerTask(networks.transformer, read_settings(config).disturbance, *stores)
-
-
-TASKS = {
-    "features": lambda config, _, *stores: FeaturesTask(
-        VGGConfig(config.features.width_multiplier), *stores
-    ),
-    "transformer": transformer_task,
-    "ordering": lambda _, networks, *stores: OrderingTask.create(networks.ordering, *stores),
-    "densifier": lambda _, networks, *stores: DensifierTask(networks.densifier, *stores),
-    "synthesis": synthesis_task,
-}
-
-
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["features", "transformer", "ordering", "densifier", "synthesis"])
 def test_every_networks_gradient_is_the_same_on_eight_devices(name, tiny_config, tiny_stores):
     """The first batch of its training, and parameters none of which is zero."""
-    networks = make_networks(tiny_config, tiny_stores[0].spec.labels)
-    task = TASKS[name](tiny_config, networks, *tiny_stores)
+    task = make_tasks(tiny_config, *tiny_stores)[name]
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: x + rng.normal(0, 0.02, x.shape).astype(np.float32),

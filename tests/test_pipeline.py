@@ -1,6 +1,7 @@
 """The whole pipeline on small scenes, with networks that have learned nothing."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -320,3 +321,46 @@ def test_models_and_results_print_in_one_line(tiny_model, tiny_stores, layouts):
 
 def test_exported_names():
     assert {"load", "synthesize", "match", "render", "gather"} <= set(sims_jax.__all__)
+
+
+RANDOM_LAYOUTS = 6  # besides the smallest and the largest; 200 have been tried
+LARGEST = (2048, 4096)
+
+
+def random_layout(rng, size, num_classes):
+    """Noise, blocks, stripes, dust on one class, one class, or void alone."""
+    height, width = size
+    cell = {"noise": (1, 1), "blocks": (20, 20), "stripes": (9, width)}
+    kind = rng.choice([*cell, "dust", "class", "void"])
+    if kind in cell:
+        grid = [max(1, n // k) for n, k in zip(size, cell[kind], strict=True)]
+        cells = rng.choice([*range(num_classes), VOID], grid).astype(np.uint8)
+        return np.asarray(Image.fromarray(cells).resize((width, height), Image.Resampling.NEAREST))
+    layout = np.full(size, VOID if kind == "void" else rng.integers(num_classes), np.uint8)
+    if kind == "dust":  # to ten thousand specks
+        layout[:: max(2, height // 100), :: max(2, width // 100)] = rng.integers(num_classes)
+    return layout
+
+
+def test_random_layouts_give_photos_of_their_size(tiny_model):
+    rng = np.random.default_rng(0)
+    any_size = [tuple(int(n ** rng.random()) for n in LARGEST) for _ in range(RANDOM_LAYOUTS)]
+    for size in [(1, 1), LARGEST, *any_size]:
+        layout = random_layout(rng, size, tiny_model.labels.num_classes)
+        result = tiny_model.synthesize(layout)
+        assert result.photo.shape == (*layout.shape, 3), layout.shape
+        assert np.isfinite(result.photo).all()
+        assert len(result.segments) <= tiny_model.spec.max_segments and result.left_out >= 0
+
+
+def test_the_largest_segments_win_and_the_rest_are_counted(tiny_model):
+    """Stripes of two classes, 4 or 2 pixels wide: 22 segments for 16 places."""
+    wide, narrow, least = 10, 12, tiny_model.spec.max_segments
+    edges = np.cumsum([0] + [4] * wide + [2] * narrow)
+    layout = np.zeros((48, 64), np.uint8)
+    for index, (start, stop) in enumerate(itertools.pairwise(edges)):
+        layout[:, start:stop] = index % 2
+    result = tiny_model.synthesize(layout)
+    assert len(result.segments) == least and result.left_out == wide + narrow - least
+    widths = [x1 - x0 for _, x0, _, x1 in (segment.box for segment in result.segments)]
+    assert sorted(widths) == [2] * (least - wide) + [4] * wide

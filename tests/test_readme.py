@@ -12,6 +12,7 @@ from sims_jax.bank.__main__ import bank_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CHECK_FLAGS = ("json", "sheet", "follow_links")
 COMMANDS = [
     line
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -28,12 +29,18 @@ def test_command(command):
     if words[:3] == ["python", "-m", "sims_jax.bank"]:
         assert bank_parser().parse_args(words[3:]).bank
         return
-    assert words[0] == "python" and (ROOT / words[1]).exists()
-    flags = dict(word.removeprefix("--").partition("=")[::2] for word in words[2:])
-    if words[1] == "train.py":
+    checks = words[:3] == ["python", "-m", "sims_jax.data.check"]
+    assert words[0] == "python" and (checks or (ROOT / words[1]).exists())
+    flags = dict(
+        word.removeprefix("--").partition("=")[::2] for word in words[3 if checks else 2 :]
+    )
+    if checks or words[1] == "train.py":
         path, _, argument = flags.pop("config").partition(":")
         config = load_config(pathlib.Path(path).stem, *([argument] if argument else []))
-        assert flags.pop("workdir")
+        if checks:
+            flags = {name: value for name, value in flags.items() if name not in CHECK_FLAGS}
+        else:
+            assert flags.pop("workdir")
         for key in flags:
             node = config
             for part in key.split(".")[1:]:

@@ -40,8 +40,9 @@ from sims_jax.bank.parts import (
     write_json,
     write_part,
 )
-from sims_jax.bank.photo import OPTIONAL_FIELDS, Example, describe_photo, prepare_example
+from sims_jax.bank.photo import describe_photo, prepare_example
 from sims_jax.bank.segments import split_layout
+from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
 from sims_jax.progress import progress
 from sims_jax.types import BankSpec

@@ -36,8 +36,8 @@ from sims_jax.bank.parts import (
     sweep,
     write_json,
 )
-from sims_jax.bank.photo import OPTIONAL_FIELDS, Example
 from sims_jax.bank.traces import delete, delete_traces, update_report
+from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 

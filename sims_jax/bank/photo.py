@@ -19,16 +19,13 @@ import numpy as np
 from PIL import Image
 
 from sims_jax.data.coarse import draw_coarse
+from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BankSpec, Segments
 
-# Fields of an example besides photo and layout, in the type they are stored in.
-OPTIONAL_FIELDS = {"instances": np.uint16, "depth": np.float32, "coarse": np.uint8}
 _UINT8_MAX = 255
-
-Example = dict[str, Any]
 
 
 def prepare_example(example: Example, spec: BankSpec) -> Example:

@@ -19,7 +19,7 @@ from sims_jax.bank.description import (
     spec_to_json,
 )
 from sims_jax.bank.parts import list_parts, read_part
-from sims_jax.bank.photo import OPTIONAL_FIELDS
+from sims_jax.data.example import OPTIONAL_FIELDS
 from sims_jax.errors import InputError
 from sims_jax.types import BankSpec
 

@@ -8,9 +8,10 @@ never seen, hold out whole videos.
 import dataclasses
 import pathlib
 
-from sims_jax.data.pairs import Pair, PairBuilder, make_pair_config, pair_files, parse_frame
-from sims_jax.errors import InputError
-from sims_jax.labels import CAMVID
+from sims_jax.data.listing import pair_files, parse_frames
+from sims_jax.data.pairs import FilesBuilder, Pair, Splits
+from sims_jax.errors import InputError, Refuse, refuse_at_once
+from sims_jax.labels import CAMVID, LabelSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,41 +27,38 @@ class CamvidConfig:
     holdout_videos: tuple[str, ...] = ()
 
 
-class Camvid(PairBuilder):
+class Camvid(FilesBuilder):
     """CamVid (Brostow et al. 2009), 11 classes."""
 
     LICENCE = "CamVid (Brostow et al. 2009): for research use; do not redistribute its photos."
 
     @classmethod
-    def from_config(cls, config: CamvidConfig, cache_dir: str) -> "Camvid":
-        """The builder of the files that are there now.
+    def list_examples(
+        cls, config: CamvidConfig, refuse: Refuse = refuse_at_once
+    ) -> tuple[LabelSpace, Splits]:
+        """Lists train, val and, where root/test is, test.
 
         Raises:
-          InputError: a folder, a partner or a held-out video is missing, or a name is not
-            VIDEO_FRAME.
+          InputError: a folder or a held-out video is missing or (through `refuse`) a partner is, or
+            a name is not VIDEO_FRAME.
         """
-        splits = list_camvid(config)
-        return cls(config=make_pair_config(config, CAMVID, splits), data_dir=cache_dir)
+        root = pathlib.Path(config.root).expanduser()
+        splits = {"train": _list_split(root, "train", refuse)}
+        if config.holdout_videos:
+            splits = _hold_out(root, splits["train"], config.holdout_videos)
+        else:
+            splits["val"] = _list_split(root, "val", refuse)
+        if (root / "test").exists():
+            splits["test"] = _list_split(root, "test", refuse)
+        return CAMVID, splits
 
 
-def list_camvid(config: CamvidConfig) -> dict[str, tuple[Pair, ...]]:
-    """The pairs by split: train, val and, where root/test is, test."""
-    root = pathlib.Path(config.root).expanduser()
-    train = _list_split(root, "train")
-    splits = (
-        _hold_out(root, train, config.holdout_videos)
-        if config.holdout_videos
-        else {"train": train, "val": _list_split(root, "val")}
-    )
-    if (root / "test").exists():
-        splits["test"] = _list_split(root, "test")
-    return splits
-
-
-def _list_split(root: pathlib.Path, split: str) -> tuple[Pair, ...]:
-    files = pair_files(root / split, root / f"{split}annot")
+def _list_split(root: pathlib.Path, split: str, refuse: Refuse) -> tuple[Pair, ...]:
+    files = pair_files(root / split, root / f"{split}annot", refuse=refuse)
+    frames = parse_frames({name: photo for name, (photo, _) in files.items()}, refuse)
     return tuple(
-        Pair(stem, photo, layout, *parse_frame(photo)) for stem, (photo, layout) in files.items()
+        Pair(id=name, photo=files[name][0], layout=files[name][1], video=video, frame=frame)
+        for name, (video, frame) in frames.items()
     )
 
 

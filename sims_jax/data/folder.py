@@ -1,7 +1,9 @@
-"""The user's own data: root/photos/*.jpg|png, root/layouts/*.png and root/labels.json.
+"""The user's own data: root/photos/*.jpg|png, root/layouts/*.png|npy and root/labels.json.
 
-A photo and its layout have the same name. Optional: root/instances/*.png (instance ids, 8 or 16
-bits, 0 for none) for every photo, and root/split.json, {"train": [names], "val": [names]}.
+A photo and its layout have the same name. Optional, for every photo: root/instances/*.png
+(instance ids, 8 or 16 bits, 0 for none), root/depth/*.png (8 or 16 bits, in the unit that
+labels.json states, 0 for unknown) and root/coarse/*.png (layouts with gaps). Optional, too:
+root/split.json, {"train": [names], "val": [names]}.
 """
 
 import collections
@@ -10,9 +12,13 @@ import hashlib
 import json
 import pathlib
 
-from sims_jax.data.pairs import Pair, PairBuilder, make_pair_config, pair_files, parse_frame
-from sims_jax.errors import InputError
-from sims_jax.images import read_bytes
+import numpy as np
+
+from sims_jax.data.example import OPTIONAL_FIELDS
+from sims_jax.data.listing import add_partners, pair_files, parse_frames
+from sims_jax.data.pairs import FilesBuilder, Pair, Splits
+from sims_jax.errors import InputError, Refuse, refuse_at_once
+from sims_jax.images import read_bytes, read_numbers
 from sims_jax.labels import LabelSpace
 
 _GROUPS = ("thin", "planar", "context")
@@ -37,36 +43,58 @@ class FolderConfig:
     labels: LabelSpace | None = None
 
 
-class Folder(PairBuilder):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderPair(Pair):
+    """A pair whose depths, if it has any, are numbers of `depth_unit_m` metres."""
+
+    depth_unit_m: float | None = None
+
+    def read_map(self, field: str, path: pathlib.Path, labels: LabelSpace) -> np.ndarray:
+        if field == "depth":
+            return read_numbers(path, "depths").astype(np.float32) * np.float32(self.depth_unit_m)
+        return super().read_map(field, path, labels)
+
+
+class Folder(FilesBuilder):
     """A folder of photos and layouts."""
 
     LICENCE = "the user's own data"
 
     @classmethod
-    def from_config(cls, config: FolderConfig, cache_dir: str) -> "Folder":
-        """The builder of the files that are there now.
+    def list_examples(
+        cls, config: FolderConfig, refuse: Refuse = refuse_at_once
+    ) -> tuple[LabelSpace, Splits]:
+        """Lists train and, unless `val_frac` is 0, val.
 
         Raises:
-          InputError: a folder, a partner or labels.json is missing or wrong.
+          InputError: a folder or labels.json is missing or wrong or (through `refuse`) a partner
+            is.
         """
         labels = read_labels(config)
-        return cls(config=make_pair_config(config, labels, list_folder(config)), data_dir=cache_dir)
+        return labels, list_folder(config, refuse)
 
 
-def list_folder(config: FolderConfig) -> dict[str, tuple[Pair, ...]]:
-    """The pairs by split: train and, unless `val_frac` is 0, val."""
+def list_folder(config: FolderConfig, refuse: Refuse = refuse_at_once) -> Splits:
+    """The pairs by split."""
     if not 0 <= config.val_frac < 1:
         raise InputError(f"val_frac: found {config.val_frac}, expected 0 or more and less than 1")
     root = pathlib.Path(config.root).expanduser()
-    files = pair_files(root / "photos", root / "layouts")
-    has_instances = (root / "instances").exists()
-    instances = pair_files(root / "photos", root / "instances") if has_instances else {}
-    pairs = {}
-    for stem, (photo, layout) in files.items():
-        video, frame = parse_frame(photo) if config.video_frames else (stem, 0)
-        pairs[stem] = Pair(stem, photo, layout, video, frame, instances.get(stem, (None, None))[1])
+    files = pair_files(root / "photos", root / "layouts", refuse=refuse)
+    photos = {name: photo for name, (photo, _) in files.items()}
+    frames = {name: (name, 0) for name in files}
+    if config.video_frames:
+        frames = parse_frames(photos, refuse)
+    maps = {field: add_partners(files, root / field, refuse=refuse) for field in OPTIONAL_FIELDS}
+    unit_m = _read_depth_unit(root / "labels.json") if maps["depth"] else None
+    pairs = {
+        name: FolderPair(
+            id=name, photo=photos[name], layout=files[name][1], video=video, frame=frame,
+            depth_unit_m=unit_m, **{field: found.get(name) for field, found in maps.items()},
+        )
+        for name, (video, frame) in frames.items()
+    }  # fmt: skip
     if (root / "split.json").exists():
-        return _split_by_file(root / "split.json", pairs)
+        return _split_by_file(root / "split.json", pairs, refuse)
     return _split_by_hash(root, tuple(pairs.values()), config.val_frac)
 
 
@@ -80,8 +108,9 @@ def label_space_from_json(path: str | pathlib.Path) -> LabelSpace:
     """Reads a label space from a JSON file.
 
     {"classes": [{"name": "road", "color": [128, 64, 128], "planar": true}, ...],
-     "void_ids": [...], "name": "..."}; a class may also be "thin" or "context". A class's id is
-    its position. "void_ids" and "name" may be left out.
+     "void_ids": [...], "name": "...", "depth_unit_m": 0.001}; a class may also be "thin" or
+    "context". A class's id is its position. All but "classes" may be left out; "depth_unit_m" is
+    what one step of depth/*.png is in metres.
 
     Raises:
       InputError: the file is missing, is not JSON or does not have this form.
@@ -89,7 +118,7 @@ def label_space_from_json(path: str | pathlib.Path) -> LabelSpace:
     path = pathlib.Path(path)
     content = _read_json(path)
     try:
-        _check_keys(content, {"classes"}, {"void_ids", "name"})
+        _check_keys(content, {"classes"}, {"void_ids", "name", "depth_unit_m"})
         entries, void_ids = content["classes"], content.get("void_ids", [])
         if not isinstance(entries, list):
             raise InputError('found no list under "classes", expected one')
@@ -107,6 +136,16 @@ def label_space_from_json(path: str | pathlib.Path) -> LabelSpace:
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _read_depth_unit(path: pathlib.Path) -> float:
+    unit_m = _read_json(path).get("depth_unit_m")
+    if type(unit_m) not in (int, float) or not 0 < unit_m < float("inf"):
+        raise InputError(
+            f'{path}: found "depth_unit_m" {unit_m} beside depth/, expected the metres of one step '
+            "of its files, such as 0.001; add it"
+        )
+    return float(unit_m)
 
 
 def _read_json(path: pathlib.Path) -> dict:
@@ -147,7 +186,7 @@ def _check_class(number: int, entry: object) -> None:
             )
 
 
-def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair]) -> dict[str, tuple[Pair, ...]]:
+def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair], refuse: Refuse) -> Splits:
     splits = _read_json(path)
     if "train" not in splits or not all(
         isinstance(names, list) and names and all(isinstance(name, str) for name in names)
@@ -164,16 +203,15 @@ def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair]) -> dict[str, tupl
     }
     for what, names in wrong.items():
         if names:
-            raise InputError(
-                f"{path}: found {len(names)} {what} (first: {names[0]}), expected every photo's "
-                "name without suffix once; correct the list"
+            message = (
+                f"{path}: found {len(names)} {what} (first: {names[0]}), expected every photo's"
             )
-    return {split: tuple(pairs[name] for name in sorted(splits[split])) for split in splits}
+            refuse(InputError(f"{message} name without suffix once; correct the list", [path]))
+    known = {split: sorted(pairs.keys() & set(splits[split])) for split in splits}
+    return {split: tuple(pairs[name] for name in names) for split, names in known.items()}
 
 
-def _split_by_hash(
-    root: pathlib.Path, pairs: tuple[Pair, ...], val_frac: float
-) -> dict[str, tuple[Pair, ...]]:
+def _split_by_hash(root: pathlib.Path, pairs: tuple[Pair, ...], val_frac: float) -> Splits:
     """Videos whose hash falls below `val_frac` are `val`; the smallest hash always is."""
     if val_frac == 0:
         return {"train": pairs}

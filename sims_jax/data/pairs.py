@@ -1,7 +1,7 @@
-"""Datasets of files: photos paired with layouts by name, prepared as one TFDS builder.
+"""Datasets of files, prepared as TFDS builders: what they share, and photos paired with layouts.
 
-A dataset of files lists its pairs (`Pair`) by split; `PairBuilder` reads, checks and caches them.
-The cache is keyed by a digest of the listed files, so that a changed folder is read again.
+A dataset of files lists its examples by split; `FilesBuilder` reads, checks and caches them. The
+cache is keyed by a digest of the listed files, so that a changed folder is read again.
 """
 
 import dataclasses
@@ -9,34 +9,61 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sims_jax.errors import InputError
-from sims_jax.images import decode_photo, read_bytes, read_instances
+from sims_jax.data.example import OPTIONAL_FIELDS, Example
+from sims_jax.errors import InputError, Refuse, refuse_at_once
+from sims_jax.images import load_photo, read_bytes, read_instances
 from sims_jax.labels import LabelSpace, read_layout
 from sims_jax.progress import progress
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_STEM = re.compile(r"(?P<video>\w+?)_f?(?P<frame>\d+)")
-_NUM_SHOWN = 3  # of a list of names, in a message
 _DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits
 
 
-@dataclasses.dataclass(frozen=True)
+class Listed(Protocol):
+    """One example of a dataset, listed and not read yet.
+
+    id: unique over all splits.
+    video: what near-copies of a photo share; its own id for a single photo.
+    frame: position in the video.
+    files: the files it is read from, by field or by what they are.
+    maps: which of OPTIONAL_FIELDS it has.
+    """
+
+    id: str
+    video: str
+    frame: int
+
+    @property
+    def files(self) -> dict[str, pathlib.Path]: ...
+
+    @property
+    def maps(self) -> tuple[str, ...]: ...
+
+    def read(self, labels: LabelSpace, refuse: Refuse = refuse_at_once) -> Example:
+        """id, photo (the bytes of a PNG or JPEG), layout uint8 [H, W], video, frame and `maps`.
+
+        A field whose file `refuse` was called with is left out.
+        """
+        ...
+
+
+Splits = Mapping[str, tuple[Listed, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One example's files.
+    """One example's files; subclasses read those that are written in a dataset's own way.
 
     Args:
-      id: unique over all splits.
       photo: PNG or JPEG.
-      layout: PNG, of the photo's size.
-      video: what near-copies of a photo share; its own id for a single photo.
-      frame: position in the video.
+      layout, coarse: PNG or .npy, of the photo's size.
       instances: PNG of instance ids, of the photo's size.
+      depth: PNG of depths, for a subclass to read.
     """
 
     id: str
@@ -45,27 +72,95 @@ class Pair:
     video: str
     frame: int
     instances: pathlib.Path | None = None
+    depth: pathlib.Path | None = None
+    coarse: pathlib.Path | None = None
+
+    @property
+    def files(self) -> dict[str, pathlib.Path]:
+        every = {name: getattr(self, name) for name in ("photo", "layout", *OPTIONAL_FIELDS)}
+        return {name: path for name, path in every.items() if path}
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return tuple(name for name in OPTIONAL_FIELDS if name in self.files)
+
+    def read(self, labels: LabelSpace, refuse: Refuse = refuse_at_once) -> Example:
+        """Reads and checks the files.
+
+        Raises:
+          InputError: a file cannot be read, holds unknown ids, or has another size than the photo.
+        """
+        example: Example = {"id": self.id, "video": self.video, "frame": self.frame}
+        size = None
+        for field, path in self.files.items():
+            try:
+                if field == "photo":
+                    data = read_bytes(path)
+                    size = load_photo(data, path).size[::-1]
+                    example[field] = data
+                else:
+                    values = self.read_map(field, path, labels)
+                    self._check_size(path, values, size)
+                    example[field] = values
+            except InputError as error:
+                error.files = (path,)
+                refuse(error)
+        return example
+
+    def read_map(self, field: str, path: pathlib.Path, labels: LabelSpace) -> np.ndarray:
+        """[H, W] of a file in the type of its field."""
+        return read_instances(path) if field == "instances" else read_layout(path, labels)
+
+    def _check_size(
+        self, path: pathlib.Path, values: np.ndarray, size: tuple[int, int] | None
+    ) -> None:
+        if size and values.shape != size:
+            raise InputError(
+                f"{path}: found {values.shape[1]}x{values.shape[0]} pixels, expected "
+                f"{size[1]}x{size[0]}, the size of {self.photo}; resample it (nearest)"
+            )
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class PairConfig(tfds.core.BuilderConfig):
-    """What `PairBuilder` reads; `name` is the digest that keys the cache."""
+class FilesConfig(tfds.core.BuilderConfig):
+    """What `FilesBuilder` reads; `name` is the digest that keys the cache."""
 
     labels: LabelSpace
-    splits: Mapping[str, tuple[Pair, ...]] = dataclasses.field(repr=False)
+    splits: Splits = dataclasses.field(repr=False)
 
 
-class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Reads pairs of photo and layout. Subclasses state the licence.
+class FilesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Reads the examples that a subclass lists; subclasses also state the licence.
 
-    An example: id, photo (the file's bytes), layout uint8 [H, W] with void 255, video, frame and,
-    where the pairs have them, instances uint16 [H, W] with 0 for none. Examples keep the order
-    of the pairs.
+    Examples are what `Listed.read` returns, in the order they were listed in.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     LICENCE = ""
     code_path = None  # There is no folder of TFDS metadata beside the code.
+
+    @classmethod
+    def list_examples(
+        cls, config: Any, refuse: Refuse = refuse_at_once
+    ) -> tuple[LabelSpace, Splits]:
+        """The label space, and the examples by split: train, val and perhaps others.
+
+        Raises:
+          InputError: a folder is missing or empty or (through `refuse`) a file does not fit.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Any, cache_dir: str) -> "FilesBuilder":
+        """The builder of the files that are there now.
+
+        Raises:
+          InputError: as `list_examples`, and where two examples share an id.
+        """
+        labels, splits = cls.list_examples(config)
+        check_ids(splits)
+        name = _digest(config, labels, splits)
+        return cls(config=FilesConfig(name=name, labels=labels, splits=splits), data_dir=cache_dir)
 
     @property
     def labels(self) -> LabelSpace:
@@ -79,8 +174,9 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "video": tfds.features.Text(),
             "frame": np.int64,
         }
-        if any(pair.instances for pairs in self.builder_config.splits.values() for pair in pairs):
-            features["instances"] = _map_feature(np.uint16)
+        listed = (one for split in self.builder_config.splits.values() for one in split)
+        found = {name for one in listed for name in one.maps}
+        features |= {name: _map_feature(OPTIONAL_FIELDS[name]) for name in sorted(found)}
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
@@ -91,127 +187,52 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager) -> dict:
         del dl_manager  # Nothing is downloaded.
         return {
-            split: self._generate_examples(split, pairs)
-            for split, pairs in self.builder_config.splits.items()
+            split: self._generate_examples(split, listed)
+            for split, listed in self.builder_config.splits.items()
         }
 
-    def _generate_examples(self, split: str, pairs: tuple[Pair, ...]) -> Iterator[tuple[int, dict]]:
-        with progress(f"reading {split}", len(pairs)) as bar:
-            for index, pair in enumerate(pairs):
-                yield index, read_example(pair, self.labels)
+    def _generate_examples(
+        self, split: str, listed: tuple[Listed, ...]
+    ) -> Iterator[tuple[int, Example]]:
+        with progress(f"reading {split}", len(listed)) as bar:
+            for index, one in enumerate(listed):
+                yield index, one.read(self.labels)
                 bar.update()
 
 
-def read_example(pair: Pair, labels: LabelSpace) -> dict:
-    """Reads and checks the files of one pair.
+def check_ids(splits: Splits, refuse: Refuse = refuse_at_once) -> None:
+    """All ids must differ, over all splits, for a bank names its photos by them.
 
     Raises:
-      InputError: a file cannot be read, holds unknown ids, or has another size than the photo.
-    """
-    data = read_bytes(pair.photo)
-    size = decode_photo(data, pair.photo).shape[:2]
-    maps = {"layout": (pair.layout, read_layout(pair.layout, labels))}
-    if pair.instances:
-        maps["instances"] = (pair.instances, read_instances(pair.instances))
-    for path, values in maps.values():
-        if values.shape != size:
-            raise InputError(
-                f"{path}: found {values.shape[1]}x{values.shape[0]} pixels, expected "
-                f"{size[1]}x{size[0]}, the size of {pair.photo}; resample it (nearest)"
-            )
-    fields = {"id": pair.id, "photo": data, "video": pair.video, "frame": pair.frame}
-    return fields | {name: values for name, (_, values) in maps.items()}
-
-
-def pair_files(
-    photos: pathlib.Path, maps: pathlib.Path
-) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Pairs the images of two folders by name without suffix, in sorted order.
-
-    Raises:
-      InputError: a folder is missing, is empty, or a file has no partner in the other.
-    """
-    left, right = list_images(photos), list_images(maps)
-    alone = [path.name for stem, path in left.items() if stem not in right]
-    orphans = [path.name for stem, path in right.items() if stem not in left]
-    if alone or orphans:
-        raise InputError(
-            f"{photos}: found {_count(alone)} without a partner in {maps}, and {_count(orphans)} "
-            f"there without a partner here, expected equal names; rename or remove them"
-        )
-    if not left:
-        raise InputError(f"{photos}: found no image, expected .png or .jpg files; add some")
-    return {stem: (left[stem], right[stem]) for stem in left}
-
-
-def list_images(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The PNG and JPEG files of a folder by name without suffix, sorted; hidden ones left out."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: found no such folder, expected images in it; check the path")
-    images = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in images:
-            raise InputError(
-                f"{path}: found also {images[path.stem].name}, expected one file a name; remove one"
-            )
-        images[path.stem] = path
-    return images
-
-
-def parse_frame(photo: pathlib.Path) -> tuple[str, int]:
-    """Video and frame of a file named VIDEO_FRAME or VIDEO_fFRAME.
-
-    Raises:
-      InputError: the name is another.
-    """
-    match = _STEM.fullmatch(photo.stem)
-    if not match:
-        raise InputError(
-            f"{photo}: found the name {photo.stem}, expected VIDEO_FRAME as in 0001TP_006690; "
-            "rename it"
-        )
-    return match["video"], int(match["frame"])
-
-
-def make_pair_config(
-    config: object, labels: LabelSpace, splits: Mapping[str, tuple[Pair, ...]]
-) -> PairConfig:
-    """The builder config of listed pairs, named by the digest of config, labels and files.
-
-    Raises:
-      InputError: two splits share an id.
+      InputError: through `refuse`, two examples share an id.
     """
     seen: dict[str, str] = {}
-    for split, pairs in splits.items():
-        for pair in pairs:
-            if pair.id in seen:
-                raise InputError(
-                    f"{pair.photo}: found its name in the splits {seen[pair.id]} and {split}, "
-                    "expected every name once; remove one"
+    for split, listed in splits.items():
+        for one in listed:
+            path = next(iter(one.files.values()))
+            if one.id in seen:
+                message = (
+                    f"{path}: found its name in the splits {seen[one.id]} and {split}, expected "
+                    "every name once; remove one"
                 )
-            seen[pair.id] = split
-    return PairConfig(name=_digest(config, labels, splits), labels=labels, splits=splits)
+                refuse(InputError(message, [path]))
+            seen[one.id] = split
 
 
-def _digest(config: object, labels: LabelSpace, splits: Mapping[str, tuple[Pair, ...]]) -> str:
+def _digest(config: object, labels: LabelSpace, splits: Splits) -> str:
+    listed = [(split, one) for split, examples in splits.items() for one in examples]
+    files = {path for _, one in listed for path in one.files.values()}
     content = {
         "config": dataclasses.asdict(config),
         "labels": dataclasses.asdict(labels),
-        "files": {
-            split: [
-                [pair.id, pair.video, pair.frame, *map(_file_state, _files(pair))] for pair in pairs
-            ]
-            for split, pairs in splits.items()
-        },
+        "examples": [
+            [split, one.id, one.video, one.frame, {k: str(path) for k, path in one.files.items()}]
+            for split, one in listed
+        ],
+        "files": [_file_state(path) for path in sorted(files)],
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
-
-
-def _files(pair: Pair) -> list[pathlib.Path]:
-    return [path for path in (pair.photo, pair.layout, pair.instances) if path]
 
 
 def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
@@ -224,9 +245,3 @@ def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
 
 def _map_feature(dtype: type) -> tfds.features.Tensor:
     return tfds.features.Tensor(shape=(None, None), dtype=dtype, encoding="zlib")
-
-
-def _count(names: list[str]) -> str:
-    more = ", ..." if len(names) > _NUM_SHOWN else ""
-    shown = f" ({', '.join(names[:_NUM_SHOWN])}{more})" if names else ""
-    return f"{len(names)} file{'' if len(names) == 1 else 's'}{shown}"

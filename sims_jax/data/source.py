@@ -15,8 +15,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from sims_jax.config import make
+from sims_jax.data.ade20k import Ade20k, Ade20kConfig
 from sims_jax.data.camvid import Camvid, CamvidConfig
+from sims_jax.data.cityscapes import Cityscapes, CityscapesConfig
+from sims_jax.data.coco_stuff import CocoStuff, CocoStuffConfig
 from sims_jax.data.folder import Folder, FolderConfig
+from sims_jax.data.nyu import Nyu, NyuConfig
 from sims_jax.data.scenes import Scenes, ScenesConfig
 from sims_jax.errors import InputError
 from sims_jax.images import decode_photo
@@ -24,8 +28,12 @@ from sims_jax.labels import LabelSpace
 
 # A builder class has `from_config(config, cache_dir)`, `labels` and `LICENCE`.
 DATASETS = {
+    "ade20k": (Ade20kConfig, Ade20k),
     "camvid": (CamvidConfig, Camvid),
+    "cityscapes": (CityscapesConfig, Cityscapes),
+    "coco_stuff": (CocoStuffConfig, CocoStuff),
     "folder": (FolderConfig, Folder),
+    "nyu": (NyuConfig, Nyu),
     "scenes": (ScenesConfig, Scenes),
 }
 
@@ -75,20 +83,7 @@ def open_dataset(config: Mapping | ConfigDict, cache_dir: str | pathlib.Path) ->
     Raises:
       InputError: an unknown name or key, or files that cannot be used; nothing is then cached.
     """
-    fields = {key: config[key] for key in config}
-    name = fields.pop("name", None)
-    if name not in DATASETS:
-        raise InputError(
-            f"config.data.name: found {name}, expected one of {', '.join(sorted(DATASETS))}; "
-            "correct it"
-        )
-    if not fields.get("root", "."):
-        raise InputError(
-            f"config.data.root: found nothing, expected the folder of {name}; "
-            "give --config.data.root=FOLDER"
-        )
-    config_class, builder_class = DATASETS[name]
-    dataset_config = make(config_class, fields, "config.data")
+    name, builder_class, dataset_config = choose_dataset(config)
     with _quiet_tfds():
         builder = builder_class.from_config(dataset_config, os.path.expanduser(cache_dir))
         _prepare(builder)
@@ -105,6 +100,34 @@ def open_dataset(config: Mapping | ConfigDict, cache_dir: str | pathlib.Path) ->
             for split in reader.info.splits
         },
     )
+
+
+def choose_dataset(config: Mapping | ConfigDict) -> tuple[str, type, object]:
+    """Name, builder class and config of the dataset that `config` names.
+
+    A config may have keys of another dataset where they are not set (empty, False), so that
+    `--config.data.name` can be changed alone.
+
+    Raises:
+      InputError: an unknown name or key, or no root.
+    """
+    fields = {key: config[key] for key in config}
+    name = fields.pop("name", None)
+    if name not in DATASETS:
+        raise InputError(
+            f"config.data.name: found {name}, expected one of {', '.join(sorted(DATASETS))}; "
+            "correct it"
+        )
+    if not fields.get("root", "."):
+        raise InputError(
+            f"config.data.root: found nothing, expected the folder of {name}; "
+            "give --config.data.root=FOLDER"
+        )
+    config_class, builder_class = DATASETS[name]
+    own = {field.name for field in dataclasses.fields(config_class)}
+    known = {field.name for one, _ in DATASETS.values() for field in dataclasses.fields(one)}
+    fields = {k: value for k, value in fields.items() if value or k not in known - own}
+    return name, builder_class, make(config_class, fields, "config.data")
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:

@@ -1,0 +1,44 @@
+"""`python -m sims_jax.data.check --config=...`: flags in, one call, status 1 where faults are.
+
+Nothing is written but the files that are asked for, and no accelerator is touched.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from sims_jax.commands import run_with_config
+
+FAULT_STATUS = 1
+
+
+def main() -> None:
+    """Checks the dataset of a config."""
+    json_file = flags.DEFINE_string("json", None, "File for the whole report as JSON.")
+    sheet = flags.DEFINE_string("sheet", None, "PNG of photos and layouts to look at.")
+    follow = flags.DEFINE_bool("follow_links", False, "Files may be links out of the folder.")
+
+    def check(config) -> None:
+        from sims_jax.data.check.report import check_dataset, to_text, write_json, write_sheet
+
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
+        report = check_dataset(
+            config.data,
+            image_size=tuple(config.bank.image_size),
+            min_area_frac=config.bank.min_area_frac,
+            follow_links=follow.value,
+        )
+        print(to_text(report))
+        if json_file.value:
+            write_json(pathlib.Path(json_file.value), report)
+        if sheet.value:
+            print(f"{write_sheet(pathlib.Path(sheet.value), report)} samples: {sheet.value}")
+        if not report.passed:
+            sys.exit(FAULT_STATUS)
+
+    run_with_config(check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""The check names every planted fault by its file, and lets a sound dataset pass."""
+
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from replicas import CLASSES, NUM_TRAIN, NUM_VAL, SIZE, WRITERS, write_folder
+
+from sims_jax.bank.segments import split_layout
+from sims_jax.data.check.examine import count_segments
+from sims_jax.data.check.report import check_dataset, to_json, to_text, write_sheet
+from sims_jax.labels import CITYSCAPES, SCENES, VOID
+from sims_jax.types import BankSpec
+
+ROOT = pathlib.Path(__file__).parents[1]
+GIB = 1 << 30
+CITYSCAPES_CLASSES = [
+    {"name": name, "color": color}
+    for name, color in zip(CITYSCAPES.classes, CITYSCAPES.palette, strict=True)
+]
+
+
+def check(root, name="folder", **options):
+    options = {"image_size": SIZE, "min_area_frac": 0.01} | options
+    return check_dataset({"name": name, "root": str(root)}, **options)
+
+
+def files_of(report):
+    return {path.name for fault in report.faults for path in fault.files}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_sound_dataset_passes(name, tmp_path):
+    """Spaces and letters like ß in names are fine."""
+    WRITERS[name](tmp_path)
+    report = check(tmp_path, name)
+    content = to_json(report)
+    assert report.passed and not content["faults"], content["faults"]
+    assert content["photos"] == {"train": NUM_TRAIN, "val": NUM_VAL}
+    assert content["sizes"] == {f"{SIZE[1]}x{SIZE[0]}": NUM_TRAIN + NUM_VAL}
+    seen = {name: entry for name, entry in content["classes"].items() if entry["photos"]}
+    assert len(seen) == 4 and all(entry["segments"] for entry in seen.values())
+    assert sum(entry["share"] for entry in seen.values()) + content["void_share"] == (
+        pytest.approx(1, abs=1e-3)
+    )
+    assert f"{name}: can be trained on" in to_text(report)
+
+
+def save(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def layout_of(root, name="straße 1"):
+    return root / "layouts" / f"{name}.png"
+
+
+def plant_id(root):
+    return save(layout_of(root), np.full(SIZE, 77, np.uint8)), "found ids 77"
+
+
+def plant_rgba(root):
+    return save(layout_of(root), np.zeros((*SIZE, 4), np.uint8)), "mode RGBA"
+
+
+def plant_palette(root):
+    image = Image.fromarray((np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 2).astype(np.uint8))
+    image.putpalette([1, 2, 3] * 2, "RGB")
+    image.save(layout_of(root))
+    return layout_of(root), "of one colour"
+
+
+def plant_size(root):
+    return save(layout_of(root), np.zeros((SIZE[0] // 2, SIZE[1]), np.uint8)), "32x12 pixels"
+
+
+def plant_loss(root):
+    layout_of(root).unlink()
+    return root / "photos" / "straße 1.png", "without a partner"
+
+
+def plant_truncated_jpeg(root, share=0.7):
+    photo = root / "photos" / "straße 1.png"
+    path = photo.with_suffix(".jpg")
+    Image.open(photo).save(path, quality=90)
+    photo.unlink()
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path, "unusable image"
+
+
+def plant_jpeg_without_its_end(root):
+    return plant_truncated_jpeg(root, 0.999)
+
+
+def plant_16_bits(root):
+    return save(layout_of(root), np.zeros(SIZE, np.uint16)), "16 bits"
+
+
+def plant_void(root):
+    return save(layout_of(root), np.full(SIZE, VOID, np.uint8)), "void alone"
+
+
+def plant_empty_file(root):
+    layout_of(root).write_bytes(b"")
+    return layout_of(root), "0 bytes"
+
+
+def plant_bomb(root, side=12_000):
+    """432 MB of zeros in 430 kB: a whole PNG, if one would decode it."""
+    path = root / "photos" / "straße 1.png"
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    packer, row = zlib.compressobj(1), bytes(1 + 3 * side)
+    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
+    return path, "12000x12000 pixels"
+
+
+def plant_link(root):
+    path = root / "photos" / "straße 1.png"
+    outside = root.parent / "private.png"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+    return path, f"a link to {outside}"
+
+
+def plant_dangling_link(root):
+    path = layout_of(root)
+    path.unlink()
+    path.symlink_to("nowhere.png")
+    return path, "cannot be read"
+
+
+def plant_pipe(root):
+    path = layout_of(root)
+    path.unlink()
+    os.mkfifo(path)
+    return path, "a folder or device"
+
+
+def plant_instances(root):
+    return save(root / "instances" / "straße 1.png", np.zeros((*SIZE, 3), np.uint8)), "mode RGB"
+
+
+FAULTS = [
+    plant_id, plant_rgba, plant_palette, plant_size, plant_loss, plant_truncated_jpeg,
+    plant_jpeg_without_its_end, plant_16_bits, plant_void, plant_empty_file, plant_bomb, plant_link,
+    plant_dangling_link, plant_pipe, plant_instances,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", FAULTS)
+def test_a_planted_fault_is_named(plant, tmp_path):
+    root = tmp_path / "data"
+    write_folder(root)
+    path, found = plant(root)
+    report = check(root)
+    assert not report.passed
+    named = [fault.message for fault in report.faults if path in fault.files]
+    assert any(found in message and path.name in message for message in named), report.faults
+    assert all("\n" not in message for message in named)
+    # Nothing else is at fault, but a list that names what is lost.
+    stems = {path.stem for fault in report.faults for path in fault.files}
+    assert stems - {"split"} == {path.stem}
+
+
+@pytest.mark.parametrize("ids", [(7, 11, 26), (7, 11, 13)], ids=["out of range", "in range"])
+def test_label_ids_given_for_train_ids_are_named(ids, tmp_path):
+    write_folder(tmp_path, CITYSCAPES_CLASSES)
+    assert check(tmp_path).passed
+    save(layout_of(tmp_path), np.repeat(np.array(ids, np.uint8), 8)[:, None].repeat(SIZE[1], 1))
+    report = check(tmp_path)
+    assert [path.name for fault in report.faults for path in fault.files] == ["straße 1.png"]
+    assert "look like Cityscapes' labelIds" in report.faults[0].message
+
+
+def test_train_ids_given_for_label_ids_are_named(tmp_path):
+    WRITERS["cityscapes"](tmp_path)
+    path = sorted(tmp_path.glob("gtFine/train/*/*labelIds.png"))[0]
+    save(path, np.where(np.arange(SIZE[1]) < 3, 255, 13).repeat(SIZE[0]).reshape(SIZE).astype("u1"))
+    report = check(tmp_path, "cityscapes")
+    assert files_of(report) == {path.name} and "class ids already" in report.faults[0].message
+
+
+def test_labels_of_one_color_are_named(tmp_path):
+    write_folder(tmp_path, [*CLASSES, {"name": "again", "color": CLASSES[0]["color"]}])
+    report = check(tmp_path)
+    assert "labels.json" in report.faults[0].message and "used twice" in report.faults[0].message
+
+
+def test_a_name_that_is_no_text_is_a_fault(tmp_path):
+    write_folder(tmp_path)
+    name = os.fsdecode(b"stra\xdfe 1.png")
+    for folder in ("photos", "layouts", "instances", "depth"):
+        (tmp_path / folder / "straße 1.png").rename(tmp_path / folder / name)
+    report = check(tmp_path)
+    assert name in files_of(report)
+    assert any("no UTF-8" in fault.message for fault in report.faults)
+    to_text(report).encode()  # can be printed
+
+
+def test_links_may_be_meant(tmp_path):
+    write_folder(tmp_path / "data")
+    plant_link(tmp_path / "data")
+    assert check(tmp_path / "data", follow_links=True).passed
+
+
+def test_copies_and_unseen_classes_are_remarks(tmp_path):
+    write_folder(tmp_path, [*CLASSES, {"name": "unicorn", "color": [99, 9, 9]}])
+    shutil.copy(tmp_path / "photos" / "straße 0.png", tmp_path / "photos" / "straße 4.png")
+    report = check(tmp_path)
+    assert report.passed
+    copies, unseen = report.remarks
+    assert {path.name for path in copies.files} == {"straße 0.png", "straße 4.png"}
+    assert "2 copies of this photo in the splits train and val" in copies.message
+    assert "1 classes (unicorn)" in unseen.message
+
+
+def test_too_few_photos_are_a_fault(tmp_path):
+    write_folder(tmp_path)
+    for folder in ("photos", "layouts", "instances", "depth"):
+        for number in (1, 2, 3, 4):
+            (tmp_path / folder / f"straße {number}.png").unlink()
+    (tmp_path / "split.json").unlink()
+    report = check(tmp_path)
+    assert not report.passed and "photos" in report.faults[0].message
+
+
+def test_all_faults_at_once_by_the_command(tmp_path):
+    """Status 1, a line each, JSON and sheet; no more than a GiB of memory, bomb included."""
+    root = tmp_path / "data"
+    write_folder(root)
+    (root / "split.json").unlink()
+    planted = []
+    for number, plant in enumerate(FAULTS):
+        path, _ = plant(root)
+        stem = f"{number:02d} é"
+        for folder in ("photos", "layouts", "instances", "depth"):
+            for old in (root / folder).glob("straße 1.*"):
+                old.rename(old.with_stem(stem))
+        planted.append(path.with_stem(stem).name)
+        write_folder(root)
+        (root / "split.json").unlink()
+    code = (
+        "import atexit, resource, runpy, sys\n"
+        "use = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "atexit.register(lambda: print(use(), file=sys.stderr))\n"
+        "runpy.run_module('sims_jax.data.check', run_name='__main__', alter_sys=True)"
+    )
+    flags = ["--config=configs/quickstart.py:" + str(root), f"--json={tmp_path / 'report.json'}",
+             f"--sheet={tmp_path / 'sheet.png'}"]  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    content = json.loads((tmp_path / "report.json").read_text())
+    named = {pathlib.Path(path).name for fault in content["faults"] for path in fault["files"]}
+    assert set(planted) <= named
+    assert not content["passed"] and "Traceback" not in result.stderr
+    assert int(result.stderr.splitlines()[-1]) * 1024 < GIB
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 2 * 240
+
+
+def test_sheet_has_the_faulty_samples_first(tmp_path):
+    write_folder(tmp_path / "data")
+    plant_void(tmp_path / "data")
+    assert write_sheet(tmp_path / "sheet.png", check(tmp_path / "data")) == NUM_TRAIN + NUM_VAL
+
+
+def test_scenes_have_no_files(tmp_path):
+    report = check_dataset({"name": "scenes"}, image_size=SIZE, min_area_frac=0.01)
+    assert report.passed and "no files to check" in to_text(report)
+
+
+def test_segments_are_counted_as_the_bank_does_where_nothing_thin_joins(tiny_stores):
+    store = tiny_stores[0]
+    spec = BankSpec(SCENES, SIZE, (12, 16), 128, 0.01)
+    layouts, instances = store.layout[:, ::2, ::2], store.instances[:, ::2, ::2]
+    layouts = np.where(np.isin(layouts, SCENES.ids(SCENES.thin)), VOID, layouts)
+    segments = jax.jit(split_layout, static_argnums=1)(layouts, spec, instances)
+    for layout, instance, classes in zip(layouts, instances, segments.class_id, strict=True):
+        expected = np.bincount(classes[classes >= 0], minlength=SCENES.num_classes)
+        found = count_segments(layout, SCENES, 0.01, instance)
+        np.testing.assert_array_equal(found, expected)
