@@ -19,7 +19,7 @@ from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.donors import find_donors, line_up
 from sims_jax.bank.parts import read_part, write_part
-from sims_jax.bank.store import open_bank
+from sims_jax.bank.store import OnDisk, open_bank
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.types import TILE
@@ -223,6 +223,28 @@ def test_a_part_written_twice_stays_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["part"]
 
 
+def test_images_left_on_disk_are_those_in_memory(bank_folder):
+    whole, lazy = open_bank(bank_folder), open_bank(bank_folder, images="disk")
+    for field in dataclasses.fields(whole):
+        one, other = getattr(whole, field.name), getattr(lazy, field.name)
+        if isinstance(other, OnDisk):
+            assert (other.shape, other.dtype, len(other)) == (one.shape, one.dtype, len(one))
+            for index in (3, -1, slice(2, 9, 3), np.array([4, 4, 1]), np.array([], int)):
+                np.testing.assert_array_equal(other[index], one[index])
+        else:
+            np.testing.assert_array_equal(one, other)
+    rows = np.arange(5)
+    np.testing.assert_array_equal(lazy.cut(rows), whole.cut(rows))
+
+
+def test_an_array_of_another_form_is_not_read(copy):
+    part = copy / PARTS_FOLDER / "street%2F03"
+    shutil.rmtree(part / "photo")
+    shutil.copytree(part / "layout", part / "photo")
+    with pytest.raises(InputError, match=r"street%2F03/photo.*expected"):
+        open_bank(copy, images="disk").photo[3]
+
+
 def test_another_spec_than_expected_is_refused(bank_folder):
     assert open_bank(bank_folder, SPEC).spec == SPEC
     labels = dataclasses.replace(SPEC.labels, thin=("pole",))
@@ -303,10 +325,14 @@ def test_damage_names_the_file(copy, damage, file):
         pytest.skip("a description is not checksummed; the digest covers what it describes")
     path = copy / PARTS_FOLDER / "street%2F03" / file
     damage(path)
-    with pytest.raises(InputError) as error:
-        open_bank(copy)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
+    for images in ("memory", "disk"):
+        with pytest.raises(InputError) as error:
+            store = open_bank(copy, images=images)
+            getattr(store, file.split("/")[0])[3]
+        # A description has no checksum of its own: without the arrays it is the bank that differs.
+        whole = images == "disk" and file == "part.json" and damage is flip_byte
+        assert str(copy / PARTS_FOLDER if whole else path) in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_zeros_are_read_and_not_filled_in(tmp_path):
