@@ -99,6 +99,17 @@ def synthesize_parser() -> argparse.ArgumentParser:
         help="segment: segments keep their silhouettes; layout: the photo follows the layout",
     )
     parser.add_argument(
+        "--photos",
+        choices=("device", "disk"),
+        help="of the bank: on the devices, or for more than fits there read when they are used",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("device", "stream"),
+        default="device",
+        help="of the bank: on the devices, or for more than fits there read in blocks, photos too",
+    )
+    parser.add_argument(
         "--sheet", action="store_true", help="also a contact sheet: layout | canvas | photo"
     )
     return parser
@@ -113,7 +124,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     paths = _pngs(arguments.layout)
     instances = _partners(paths, arguments.instances)
     _check_out(arguments.out, paths, instances, arguments.sheet)
-    model = sims_jax.load(arguments.workdir)
+    model = sims_jax.load(arguments.workdir, photos=arguments.photos, rows=arguments.rows)
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
     for pair in zip(paths, instances, strict=True):
         _read_pair(*pair, model.labels)

@@ -3,6 +3,7 @@
 In every bank of the folder that a bank lies in:
 
     donors-<key>/                 rows by their numbers; found again when next needed
+    rows-<key>/                   rows as devices read them; prepared again when next needed
 
 Where that folder is a workdir:
 
@@ -25,6 +26,7 @@ from sims_jax.bank.parts import write_json
 from sims_jax.config import CONFIG_FILE
 from sims_jax.errors import InputError
 
+_OF_ROWS = ("donors-*", "rows-*")
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
 _SHEET_FILE = "sheet.png"
 
@@ -36,7 +38,9 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
       InputError: a sources.json cannot be read.
     """
     photo_ids, around = set(photo_ids), folder.absolute().parent
-    deleted = delete(path for bank in find_banks(around) for path in bank.glob("donors-*"))
+    deleted = delete(
+        path for bank in find_banks(around) for kind in _OF_ROWS for path in bank.glob(kind)
+    )
     if (around / CONFIG_FILE).exists():
         deleted += delete(around / name for name in _WITH_PIXELS)
         deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
