@@ -26,12 +26,15 @@ def train_command() -> None:
 
     config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
     workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
+    processes = flags.DEFINE_integer("processes", 1, "That build the bank.", lower_bound=1)
     flags.mark_flags_as_required(["config", "workdir"])
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
         _refuse_arguments(argv)
-        exit_with_one_line(lambda: _train(config.value, pathlib.Path(workdir.value)))
+        exit_with_one_line(
+            lambda: _train(config.value, pathlib.Path(workdir.value), processes.value)
+        )
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -42,10 +45,10 @@ def train_command() -> None:
     app.run(main, flags_parser=parse)
 
 
-def _train(config, workdir: pathlib.Path) -> None:
+def _train(config, workdir: pathlib.Path, processes: int) -> None:
     from sims_jax.training.run import Run
 
-    report = Run(config, workdir).run()
+    report = Run(config, workdir, processes).run()
     if report is not None:
         print(json.dumps(report, indent=2))
         print(f"report: {workdir / 'report.json'}\nsheet: {workdir / 'sheet.png'}")
@@ -53,7 +56,9 @@ def _train(config, workdir: pathlib.Path) -> None:
 
 def _refuse_arguments(argv: list[str]) -> None:
     if len(argv) > 1:
-        _fail(f"found the argument {argv[1]!r}, expected flags only: --config and --workdir")
+        _fail(
+            f"found the argument {argv[1]!r}, expected flags only, such as --config and --workdir"
+        )
 
 
 def _find_presets(argv: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import pytest
 from test_match import assert_equals_twin, jitted_match, twin_match
 from test_segments import blocky_layouts, toy_spec, twin_split
 
-from sims_jax.bank.build import build_bank
+from sims_jax.bank.build import build_bank, build_bank_together
 from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.donors import find_donors, line_up
@@ -197,6 +198,46 @@ def test_another_number_of_processes_goes_on(bank_folder, tmp_path):
     build(folder)
     assert open_bank(folder).digest == open_bank(bank_folder).digest
     assert {path.name for path in folder.iterdir()} == {BANK_FILE, PARTS_FOLDER}
+
+
+def test_processes_build_the_same_bank(bank_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    folder = tmp_path / "bank"
+    names = {"source_name": "toy", "licence": "CC0", "processes": 2}
+    build(folder, share=(1, 3))  # as if killed
+    assert build_bank_together(ToySource(), SPEC, folder, **names) == folder
+    assert open_bank(folder).digest == open_bank(bank_folder).digest
+    assert {path.name for path in folder.iterdir()} == {BANK_FILE, PARTS_FOLDER}
+    with pytest.raises(InputError, match="another source"):  # and their errors come back
+        build_bank_together(ToySource(), SPEC, folder, **names | {"source_name": "other"})
+
+
+# One of two processes of `jax.distributed` that build the toy bank together.
+BUILD_TOGETHER = """
+import sys
+sys.path.insert(0, {tests!r})
+import jax
+from test_store import SPEC, ToySource, build_bank_together, open_bank
+
+folder, address, index = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+build_bank_together(ToySource(), SPEC, folder, source_name="toy", licence="CC0")
+print(open_bank(folder).digest)
+"""
+
+
+def test_distributed_processes_build_their_shares(bank_folder, tmp_path):
+    script = BUILD_TOGETHER.format(tests=str(pathlib.Path(__file__).parent))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    arguments = [sys.executable, "-c", script, str(tmp_path / "bank"), address]
+    running = [
+        subprocess.Popen([*arguments, str(index)], stdout=subprocess.PIPE, text=True)
+        for index in range(2)
+    ]
+    digests = [process.communicate(timeout=300)[0].split()[-1] for process in running]
+    assert digests == [open_bank(bank_folder).digest] * 2
 
 
 def test_two_photos_of_one_id_are_an_error(tmp_path):
