@@ -64,6 +64,7 @@ def digest(folder):
 
 def test_append_gives_the_bank_of_all_photos(banks, copy):
     bank = copy("begin")
+    (bank / "rows-0").mkdir()
     assert append(bank, some_of(7, PHOTOS)) == IDS[7:]
     assert digest(bank) == digest(banks / "whole")
     assert describe(bank)["sources"] == [

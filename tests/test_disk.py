@@ -67,6 +67,8 @@ def test_blocks_are_prepared_once_continued_and_verified(crowd, tmp_path):
     flip_byte(middle / "mask" / "0.0.0")
     with pytest.raises(InputError, match=r"1-0/mask/0\.0\.0"):
         match_streamed(blocks, queries)
+    with pytest.raises(ValueError, match="resample them"):
+        match_streamed(blocks, queries[:, 1:])
     other = dataclasses.replace(store, digest="other")
     assert open_blocks(other, **options).folder != blocks.folder
 

@@ -32,7 +32,7 @@ from sims_jax.bank.device import (
     prepare_rows,
     put_rows,
 )
-from sims_jax.bank.match import search
+from sims_jax.bank.match import check_layouts, search
 from sims_jax.bank.parts import read_arrays, sweep, write_part
 from sims_jax.bank.search import Best, merge, nothing
 from sims_jax.bank.segments import split_layout
@@ -41,7 +41,6 @@ from sims_jax.progress import progress
 from sims_jax.types import BankSpec, Matches, Rows
 
 BLOCK_PHOTOS = 4096  # about 10^5 rows, 140 MB at grid 64 x 128
-ROWS_PREFIX = "rows-"
 _FIELDS = tuple(
     field.name for field in dataclasses.fields(Rows) if field.metadata.get("pytree_node", True)
 )
@@ -107,7 +106,7 @@ def open_blocks(
 
     every = (share for start in starts for share in deal_block(start))
     sizes = fit(every, store.spec.labels.num_classes)
-    folder = store.folder / f"{ROWS_PREFIX}{key}"
+    folder = store.folder / f"rows-{key}"
     blocks = RowBlocks(folder, store.spec, sizes, devices, len(store.ids), block_photos)
     folder.mkdir(exist_ok=True)
     with progress("bank: blocks of rows", len(blocks)) as bar:
@@ -126,22 +125,24 @@ def open_blocks(
 
 def match_streamed(
     blocks: RowBlocks,
-    layouts: UInt8[Array, "B H W"],
+    layouts: UInt8[np.ndarray, "B H W"],
     *,
     candidates: int = 10,
-    exclude: Bool[Array, "B P"] | None = None,
-    instances: Integer[Array, "B H W"] | None = None,
+    exclude: Bool[np.ndarray, "B P"] | None = None,
+    instances: Integer[np.ndarray, "B H W"] | None = None,
 ) -> Matches:
     """`sims_jax.bank.match.match` with rows on disk: the same answers. Not to be jitted.
 
     Raises:
       InputError: a file is missing or damaged; the message names it.
+      ValueError: the layouts are not of the bank's size.
     """
+    check_layouts(layouts.shape, blocks.spec)
     segments = jax.device_get(_split(layouts, spec=blocks.spec, instances=instances))
     if exclude is None:
         exclude = np.zeros((len(layouts), blocks.photos), bool)
     missing = len(blocks) * blocks.block_photos - blocks.photos
-    exclude = np.pad(np.asarray(exclude), ((0, 0), (0, missing)))
+    exclude = np.pad(exclude, ((0, 0), (0, missing)))
     best = jax.device_get(nothing(segments.class_id.size, candidates))
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(blocks.read, 0)

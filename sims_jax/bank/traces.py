@@ -26,7 +26,8 @@ from sims_jax.bank.parts import write_json
 from sims_jax.config import CONFIG_FILE
 from sims_jax.errors import InputError
 
-_OF_ROWS = ("donors-*", "rows-*")
+PREPARED_ROWS = "rows-*"
+_OF_ROWS = ("donors-*", PREPARED_ROWS)
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
 _SHEET_FILE = "sheet.png"
 
