@@ -34,11 +34,11 @@ from sims_jax.bank.device import (
 )
 from sims_jax.bank.match import check_layouts, search
 from sims_jax.bank.parts import read_arrays, sweep, write_part
-from sims_jax.bank.search import Best, merge, nothing
+from sims_jax.bank.search import BLOCK_TILES, Best, merge, nothing
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
 from sims_jax.progress import progress
-from sims_jax.types import BankSpec, Matches, Rows
+from sims_jax.types import TILE, BankSpec, Matches, Rows
 
 BLOCK_PHOTOS = 4096  # about 10^5 rows, 140 MB at grid 64 x 128
 _FIELDS = tuple(
@@ -96,7 +96,8 @@ def open_blocks(
       devices: default: all. Several processes call this together, and each prepares its own.
     """
     devices = tuple(jax.devices() if devices is None else devices)
-    text = f"{ROWS_FORMAT} {store.digest} {block_photos} {len(devices)}"
+    form = (ROWS_FORMAT, TILE, BLOCK_TILES, _FIELDS)
+    text = f"{form} {store.digest} {block_photos} {len(devices)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     starts = range(0, len(store.ids), block_photos)
 
