@@ -6,7 +6,6 @@ number of rows of every class, and all that their scores ask for.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -194,8 +193,10 @@ def prepare_rows(share: Share, spec: BankSpec, sizes: Sizes) -> dict[str, np.nda
 
 def _describe_rows(share: Share, spec: BankSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What retrieval knows of each row, in order of photo and component, and of each photo."""
-    parts: list[dict[str, Any]] = []
+    num_rows = int((share.class_id >= 0).sum())
+    values: dict[str, np.ndarray] = {}
     labels = []
+    done = 0
     for start in range(0, max(1, len(share.photos)), _BATCH):  # a share may have no photo
         some = slice(start, start + _BATCH)
         photos = _to_slice(share.photos[some])
@@ -206,14 +207,18 @@ def _describe_rows(share: Share, spec: BankSpec) -> tuple[dict[str, np.ndarray],
         )
         photo, number = np.nonzero(share.class_id[some] >= 0)
         place = np.asarray(share.photos[some], np.int32)[photo] - share.first
-        parts.append({
+        described = {
             "row": place * spec.max_segments + number,
             "class_id": share.class_id[some][photo, number],
             **{name: getattr(grid, name)[photo, number] for name in ("outline", "sketch", "mask")},
-        })  # fmt: skip
+        }
+        for name, new in described.items():
+            if name not in values:  # all at once: pieces, joined at the end, would be held twice
+                values[name] = np.empty((num_rows, *new.shape[1:]), new.dtype)
+            values[name][done : done + photo.size] = new
+        done += photo.size
         labels.append(grid.labels[:count])
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return joined, np.concatenate(labels)
+    return values, np.concatenate(labels)
 
 
 def _alike_order(box_yx: Int[np.ndarray, "n 4"], grid: tuple[int, int]) -> Int[np.ndarray, "n"]:
