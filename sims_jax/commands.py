@@ -30,8 +30,9 @@ def train_command() -> None:
     from absl import flags
 
     workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
+    processes = flags.DEFINE_integer("processes", 1, "That build the bank.", lower_bound=1)
     flags.mark_flag_as_required("workdir")
-    run_with_config(lambda config: _train(config, pathlib.Path(workdir.value)))
+    run_with_config(lambda config: _train(config, pathlib.Path(workdir.value), processes.value))
 
 
 def run_with_config(do: Callable) -> None:
@@ -60,10 +61,10 @@ def run_with_config(do: Callable) -> None:
     app.run(main, flags_parser=parse)
 
 
-def _train(config, workdir: pathlib.Path) -> None:
+def _train(config, workdir: pathlib.Path, processes: int) -> None:
     from sims_jax.training.run import Run
 
-    report = Run(config, workdir).run()
+    report = Run(config, workdir, processes).run()
     if report is not None:
         print(json.dumps(report, indent=2))
         print(f"report: {workdir / 'report.json'}\nsheet: {workdir / 'sheet.png'}")
@@ -140,6 +141,17 @@ def synthesize_parser() -> argparse.ArgumentParser:
         help="segment: segments keep their silhouettes; layout: the photo follows the layout",
     )
     parser.add_argument(
+        "--photos",
+        choices=("device", "disk"),
+        help="of the bank: on the devices, or for more than fits there read when they are used",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("device", "stream"),
+        default="device",
+        help="of the bank: on the devices, or for more than fits there read in blocks, photos too",
+    )
+    parser.add_argument(
         "--sheet", action="store_true", help="also a contact sheet: layout | canvas | photo"
     )
     return parser
@@ -154,7 +166,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     paths = _layouts(arguments.layout)
     instances = _partners(paths, arguments.instances)
     _check_out(arguments.out, paths, instances, arguments.sheet)
-    model = sims_jax.load(arguments.workdir)
+    model = sims_jax.load(arguments.workdir, photos=arguments.photos, rows=arguments.rows)
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
     for pair in zip(paths, instances, strict=True):
         _read_pair(*pair, model.labels)

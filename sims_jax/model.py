@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Collection, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
@@ -19,9 +18,11 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from sims_jax import pipeline
-from sims_jax.bank.device import empty_bank, to_device
+from sims_jax.bank.blocks import open_blocks
+from sims_jax.bank.device import empty_bank, rows_to_device, to_device
+from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.score import score_unit
-from sims_jax.bank.store import Store, open_bank
+from sims_jax.bank.store import OnDisk, Store, open_bank
 from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
 from sims_jax.checkpoints import restore_finished
 from sims_jax.config import load_config, make
@@ -37,6 +38,7 @@ from sims_jax.result import Result, Source
 from sims_jax.types import Bank, BankSpec, Matches, Synthesis
 
 NETWORKS = ("transformer", "ordering", "densifier", "synthesis")
+PHOTOS, ROWS = (None, "device", "disk"), ("device", "stream")  # where they are: see `load`
 MAX_INSTANCE_ID = 2**16 - 1  # of `split_layout`, and of a PNG
 
 _densify = jax.jit(pipeline.densify)
@@ -48,19 +50,17 @@ class Model:
 
     config: ConfigDict
     params: pipeline.Params
-    bank: Bank
+    bank: Bank | DiskBank
     photo_ids: tuple[str, ...]
 
     def __repr__(self) -> str:
         height, width = self.spec.image_size
-        rows = self.bank.rows
-        parts = jnp.asarray(rows.row).addressable_shards  # of this process, if there are several
-        segments = sum(np.count_nonzero(np.asarray(part.data) >= 0) for part in parts)
-        devices = jax.devices()[:1] if rows.mesh is None else list(rows.mesh.devices.flat)
+        mesh = self.bank.rows.mesh
+        devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
+        on_disk = " on disk" if isinstance(self.bank, DiskBank) else ""
         return (
             f"Model({height}x{width}, {self.labels.num_classes} classes of {self.labels.name}, "
-            f"{len(self.photo_ids)} photos, {segments} segments, "
-            f"devices: {len(devices)} {devices[0].platform})"
+            f"{len(self.photo_ids)} photos{on_disk}, devices: {len(devices)} {devices[0].platform})"
         )
 
     @property
@@ -112,7 +112,9 @@ class Model:
             instances = self._to_working_size(_read_instances(instances, layouts.shape))
         if coarse:
             working = jax.device_get(_densify(self.params, working))
-        synthesis, matches = pipeline.synthesize(
+        on_disk = isinstance(self.bank, DiskBank)
+        synthesize = pipeline.synthesize_from_disk if on_disk else pipeline.synthesize
+        synthesis, matches = synthesize(
             self.params,
             self.bank,
             working,
@@ -191,21 +193,47 @@ class Model:
             )
 
 
-def load(workdir: str | os.PathLike) -> Model:
+def load(workdir: str | os.PathLike, *, photos: str | None = None, rows: str = "device") -> Model:
     """The model that train.py left in a workdir.
 
+    Args:
+      workdir: the folder.
+      photos: "device" keeps the bank's photos on the devices, and a synthesis is one program;
+        "disk" reads the photos that a synthesis uses, and neither host nor devices hold the others.
+      rows: what retrieval compares: "device", or "stream" for more than fits there; they are then
+        read from disk in blocks for every synthesis, photos as well. The photos made are the same.
+
     Raises:
-      InputError: the workdir is none, is unfinished, or something in it is damaged.
+      InputError: the workdir is none, is unfinished, or something in it is damaged; an option is
+        none.
     """
+    if photos not in PHOTOS or rows not in ROWS:
+        raise InputError(
+            f"load: found photos={photos!r}, rows={rows!r}, expected one of {PHOTOS} and of {ROWS}"
+        )
+    if (photos, rows) == ("device", "stream"):
+        raise InputError(
+            "load: found photos on the devices with rows on disk, expected both on disk; leave "
+            "photos out"
+        )
+    images = "disk" if photos == "disk" or rows == "stream" else "memory"
     workdir = pathlib.Path(workdir)
     config = load_config(workdir)
     params = {name: restore_finished(workdir / name) for name in NETWORKS}
-    return assemble(config, open_bank(workdir / "bank"), params)
+    return assemble(config, open_bank(workdir / "bank", images=images), params, rows=rows)
 
 
-def assemble(config: ConfigDict, store: Store, params: dict) -> Model:
-    """A model of its parts: the networks' parameters by name, and an opened bank."""
-    bank = to_device(store)
+def assemble(config: ConfigDict, store: Store, params: dict, *, rows: str = "device") -> Model:
+    """A model of its parts: the networks' parameters by name, and an opened bank.
+
+    Where the store's images are, there the model's photos are; `rows` as in `load`.
+    """
+    if rows == "stream":
+        bank = DiskBank(open_blocks(store), store)
+    elif isinstance(store.photo, OnDisk):
+        bank = DiskBank(rows_to_device(store), store)
+    else:
+        bank = to_device(store)
     params = pipeline.Params(**params, networks=make_networks(config, store.spec.labels))
     if bank.rows.mesh is not None:
         everywhere = jax.sharding.NamedSharding(bank.rows.mesh, jax.sharding.PartitionSpec())

@@ -1,9 +1,10 @@
 """The whole of SIMS as one program: match, gather, render.
 
     match(rows, layouts)                      components and retrieval            (bank/match.py)
-    gather(bank, matches)                     the winners' pixels
+    gather(bank, matches)                     the winners' pixels             (bank/pixels.py)
     render(params, layouts, matches, pixels)  transformation, order, canvas, photo
     synthesize(params, bank, layouts)         the three, jitted together
+    synthesize_from_disk                      the same, of a bank larger than its devices
 
 `Matches` may be edited in between: another candidate, a row of one's own choice.
 With a bank sharded over processes all of them call `synthesize` together (SPMD).
@@ -15,11 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
+from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import CanvasConfig, elide, paste
 from sims_jax.canvas.order import (
@@ -39,7 +42,6 @@ from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.ops.affine import sample_affine
 from sims_jax.rng import stream_key
 from sims_jax.types import (
-    BANK_AXIS,
     Bank,
     BankSpec,
     Canvas,
@@ -90,11 +92,6 @@ class Params:
     networks: Networks = struct.field(pytree_node=False)
 
 
-def chosen_rows(matches: Matches) -> Int[Array, "*B N"]:
-    """The row each segment uses, -1 for none."""
-    return jnp.take_along_axis(matches.row, matches.chosen[..., None], axis=-1)[..., 0]
-
-
 def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Matches:
     """Uses the `candidate`-th best row of every segment (0 the best), or the last there is."""
     found = (matches.row >= 0).sum(axis=-1)
@@ -121,39 +118,6 @@ def choose_rows(matches: Matches, row: Int[Array, "B N"]) -> Matches:
         row=jnp.where(replaced, row[..., None], matches.row),
         score=jnp.where(replaced, jnp.uint32(0), matches.score),
     )
-
-
-def gather(bank: Bank, matches: Matches) -> Pixels:
-    """Reads the chosen rows' photos and cuts; rows of -1 give empty cuts.
-
-    Of a sharded bank each device reads the winners it has, and their sum is everyone's: what
-    devices exchange are the winners' pixels alone.
-    """
-    row = chosen_rows(matches)
-    mesh = bank.rows.mesh
-    if mesh is None:
-        return _read_pixels(bank.photos, bank.rows.spec, row, 1)
-
-    def read(photos: Photos, row: Int[Array, "B N"]) -> Pixels:
-        here = row // bank.rows.spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
-        own = _read_pixels(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size)
-        photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
-        return Pixels(photo=photo, mask=mask.astype(bool))
-
-    everywhere = PartitionSpec()
-    return jax.shard_map(
-        read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
-    )(bank.photos, row)
-
-
-def _read_pixels(photos: Photos, spec: BankSpec, row: Int[Array, "B N"], devices: int) -> Pixels:
-    """From one share of `devices`; zeros for rows of -1."""
-    photo, component = jnp.divmod(row, spec.max_segments)
-    place = jnp.where(row >= 0, photo // devices, 0)
-    there = (row >= 0)[..., None, None]
-    cut = photos.component[place] == component[..., None, None].astype(jnp.int16)
-    rgb = jnp.where(there[..., None], photos.photo[place], jnp.uint8(0))
-    return Pixels(photo=rgb, mask=cut & there)
 
 
 def render(
@@ -233,6 +197,49 @@ def synthesize(
     )
     matches = choose_candidate(matches, candidate)
     return render(params, layouts, matches, gather(bank, matches), adherence=adherence), matches
+
+
+def synthesize_from_disk(
+    params: Params,
+    bank: DiskBank,
+    layouts: UInt8[np.ndarray, "B H W"],
+    *,
+    candidate: Int[Array, ""] | int = 0,
+    exclude: Bool[np.ndarray, "B P"] | None = None,
+    instances: Int[np.ndarray, "B H W"] | None = None,
+    adherence: str | None = None,
+) -> tuple[Synthesis, Matches]:
+    """`synthesize` of a bank whose photos, or rows too, are on disk; not to be jitted.
+
+    Two programs, between which the host reads the winners' photos. Matches and pixels are the same
+    to the last bit; what follows is compiled anew, and may differ by the rounding of float32.
+
+    Raises:
+      InputError: a file of the bank is missing or damaged; the message names it.
+    """
+    candidates = params.networks.pipeline.candidates
+    matches = bank.match(layouts, candidates=candidates, exclude=exclude, instances=instances)
+    matches = jax.device_get(choose_candidate(matches, candidate))
+    photos, row = bank.fetch(np.asarray(chosen_rows(matches)))
+    spec = bank.store.spec
+    synthesis = _render_photos(
+        params, layouts, matches, photos, row, spec=spec, adherence=adherence
+    )
+    return synthesis, matches
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "adherence"))
+def _render_photos(
+    params: Params,
+    layouts: UInt8[Array, "B H W"],
+    matches: Matches,
+    photos: Photos,
+    row: Int[Array, "B N"],
+    *,
+    spec: BankSpec,
+    adherence: str | None,
+) -> Synthesis:
+    return render(params, layouts, matches, cut_pixels(photos, spec, row), adherence=adherence)
 
 
 def _place_segments(

@@ -22,8 +22,11 @@ class _PlainLines:
         sys.stderr.flush()
 
 
-def progress(name: str, total: int, done: int = 0) -> tqdm:
-    """A tqdm bar, used as a context manager: call `update()`, and `set_postfix_str` for a note."""
+def progress(name: str, total: int, done: int = 0, shown: bool = True) -> tqdm:
+    """A tqdm bar, used as a context manager: call `update()`, and `set_postfix_str` for a note.
+
+    Of several processes at the same work one shows it.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         desc=name,
@@ -34,4 +37,5 @@ def progress(name: str, total: int, done: int = 0) -> tqdm:
         bar_format=BAR_FORMAT,
         maxinterval=PLAIN_EVERY_S,
         delay=SILENT_S,
+        disable=not shown,
     )

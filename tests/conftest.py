@@ -31,7 +31,10 @@ import pytest
 # Annotated shapes and dtypes are checked on every call. Not in types.py: its values pass through
 # jax.tree.map, where they hold other things than arrays.
 CHECKED = (
+    "bank.blocks",
+    "bank.disk",
     "bank.match",
+    "bank.pixels",
     "bank.segments",
     "canvas.align",
     "canvas.compose",
@@ -58,6 +61,7 @@ LONG_FILES = (
     "test_commands.py",
     "test_bank_edit.py",
     "test_alike.py",
+    "test_disk.py",
     "test_ops_components.py",
 )
 

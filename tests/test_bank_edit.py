@@ -9,6 +9,7 @@ import subprocess
 import sys
 from urllib.parse import quote
 
+import jax
 import numpy as np
 import pytest
 import tensorstore
@@ -17,6 +18,7 @@ from test_segments import LABELS
 from test_store import PHOTOS, ToySource, build
 
 from sims_jax.bank import __main__ as command
+from sims_jax.bank.blocks import open_blocks
 from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
 from sims_jax.bank.edit import append_photos, remove_photos
 from sims_jax.bank.inspect import describe
@@ -63,6 +65,7 @@ def digest(folder):
 
 def test_append_gives_the_bank_of_all_photos(banks, copy):
     bank = copy("begin")
+    (bank / "rows-0").mkdir()
     assert append(bank, some_of(7, PHOTOS)) == IDS[7:]
     assert digest(bank) == digest(banks / "whole")
     assert describe(bank)["sources"] == [
@@ -215,8 +218,6 @@ def find_donors_of(queries, rows_store):
 
 
 def device_bank(store):
-    import jax
-
     from sims_jax.bank.device import to_device
 
     return to_device(store, jax.devices()[:1])
@@ -228,6 +229,7 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     heldout = build(workdir / "heldout", [dict(some_of(0, 1)[0], id="ab")])
     for queries in (bank, heldout):
         find_donors_of(open_bank(queries), open_bank(bank))
+        open_blocks(open_bank(queries, images="disk"), devices=jax.devices()[:1])
     aside = bank / PARTS_FOLDER / ".tmp-killed"
     shutil.copytree(part_folder(bank / PARTS_FOLDER, REMOVED), aside)
     before = traces(workdir, photo, REMOVED)
@@ -237,7 +239,7 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     assert aside / "photo" / "0.0.0" in before  # noise: compression leaves the bytes as they are
     remove_photos(bank, [REMOVED])
     assert not traces(workdir, photo, REMOVED)
-    assert not list(workdir.glob("*/donors-*"))
+    assert not list(workdir.glob("*/donors-*")) and not list(workdir.glob("*/rows-*"))
     assert {path.name for path in workdir.iterdir()} == {
         "bank", "heldout", "config.json", "metrics.jsonl", "evaluate", "layouts", "photos", "others"
     }  # fmt: skip
@@ -277,8 +279,6 @@ def test_photos_of_unknown_sources_stop_a_removal_until_they_are_gone(banks, cop
 
 
 def test_retrieval_returns_no_removed_photo(copy):
-    import jax
-
     from sims_jax.bank.match import match
 
     bank = copy("whole")

@@ -142,7 +142,7 @@ def synthesize(tiny_model, tmp_path, monkeypatch):
     """Runs `synthesize.py` on tmp_path / "layouts", which has one layout, into tmp_path / "out"."""
     import sims_jax.model
 
-    monkeypatch.setattr(sims_jax.model, "load", lambda workdir: tiny_model)
+    monkeypatch.setattr(sims_jax.model, "load", lambda workdir, **where: tiny_model)
     write_ids(tmp_path / "layouts" / "a.png", (8, 8))
 
     def run(*flags):

@@ -16,6 +16,7 @@ from PIL import Image
 from test_segments import LABELS, blocky_layouts, jitted_split, toy_spec, twin_split
 
 from sims_jax.bank import search
+from sims_jax.bank.blocks import match_streamed, open_blocks
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.grid import CONTEXT_FRAC
 from sims_jax.bank.match import match
@@ -282,6 +283,7 @@ def test_two_processes_equal_one(toy, tmp_path):
         with np.load(tmp_path / f"{index}.npz") as found:
             np.testing.assert_array_equal(found["row"], expected.row)
             np.testing.assert_array_equal(found["score"], expected.score)
+            np.testing.assert_array_equal(found["streamed"], expected.row)
 
 
 def match_in_one_of_two_processes(address, index, path):
@@ -289,9 +291,10 @@ def match_in_one_of_two_processes(address, index, path):
     jax.distributed.initialize(address, 2, int(index))
     assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
     spec, photos, queries = make_toy()
-    rows = bank_of(photos, spec, jax.devices()).rows
-    matches = jitted_match(rows, queries, candidates=6)
-    np.savez(path, row=matches.row, score=matches.score)
+    store = dataclasses.replace(store_of(photos, spec), folder=pathlib.Path(path).parent)
+    matches = jitted_match(to_device(store).rows, queries, candidates=6)
+    streamed = match_streamed(open_blocks(store, block_photos=4), queries, candidates=6)
+    np.savez(path, row=matches.row, score=matches.score, streamed=streamed.row)
 
 
 def test_more_devices_than_photos(toy):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -14,12 +15,12 @@ import pytest
 from test_match import assert_equals_twin, jitted_match, twin_match
 from test_segments import blocky_layouts, toy_spec, twin_split
 
-from sims_jax.bank.build import build_bank
+from sims_jax.bank.build import build_bank, build_bank_together
 from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.donors import find_donors, line_up
 from sims_jax.bank.parts import read_part, write_part
-from sims_jax.bank.store import open_bank
+from sims_jax.bank.store import OnDisk, open_bank
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.types import TILE
@@ -199,6 +200,46 @@ def test_another_number_of_processes_goes_on(bank_folder, tmp_path):
     assert {path.name for path in folder.iterdir()} == {BANK_FILE, PARTS_FOLDER}
 
 
+def test_processes_build_the_same_bank(bank_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    folder = tmp_path / "bank"
+    names = {"source_name": "toy", "licence": "CC0", "processes": 2}
+    build(folder, share=(1, 3))  # as if killed
+    assert build_bank_together(ToySource(), SPEC, folder, **names) == folder
+    assert open_bank(folder).digest == open_bank(bank_folder).digest
+    assert {path.name for path in folder.iterdir()} == {BANK_FILE, PARTS_FOLDER}
+    with pytest.raises(InputError, match="another source"):  # and their errors come back
+        build_bank_together(ToySource(), SPEC, folder, **names | {"source_name": "other"})
+
+
+# One of two processes of `jax.distributed` that build the toy bank together.
+BUILD_TOGETHER = """
+import sys
+sys.path.insert(0, {tests!r})
+import jax
+from test_store import SPEC, ToySource, build_bank_together, open_bank
+
+folder, address, index = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+build_bank_together(ToySource(), SPEC, folder, source_name="toy", licence="CC0")
+print(open_bank(folder).digest)
+"""
+
+
+def test_distributed_processes_build_their_shares(bank_folder, tmp_path):
+    script = BUILD_TOGETHER.format(tests=str(pathlib.Path(__file__).parent))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    arguments = [sys.executable, "-c", script, str(tmp_path / "bank"), address]
+    running = [
+        subprocess.Popen([*arguments, str(index)], stdout=subprocess.PIPE, text=True)
+        for index in range(2)
+    ]
+    digests = [process.communicate(timeout=300)[0].split()[-1] for process in running]
+    assert digests == [open_bank(bank_folder).digest] * 2
+
+
 def test_two_photos_of_one_id_are_an_error(tmp_path):
     class Twice(ToySource):
         def __getitem__(self, index):
@@ -221,6 +262,28 @@ def test_a_part_written_twice_stays_whole(tmp_path):
     write_part(tmp_path / "part", arrays, {"of": "second"})
     assert read_part(tmp_path / "part")[1]["of"] == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["part"]
+
+
+def test_images_left_on_disk_are_those_in_memory(bank_folder):
+    whole, lazy = open_bank(bank_folder), open_bank(bank_folder, images="disk")
+    for field in dataclasses.fields(whole):
+        one, other = getattr(whole, field.name), getattr(lazy, field.name)
+        if isinstance(other, OnDisk):
+            assert (other.shape, other.dtype, len(other)) == (one.shape, one.dtype, len(one))
+            for index in (3, -1, slice(2, 9, 3), np.array([4, 4, 1]), np.array([], int)):
+                np.testing.assert_array_equal(other[index], one[index])
+        else:
+            np.testing.assert_array_equal(one, other)
+    rows = np.arange(5)
+    np.testing.assert_array_equal(lazy.cut(rows), whole.cut(rows))
+
+
+def test_an_array_of_another_form_is_not_read(copy):
+    part = copy / PARTS_FOLDER / "street%2F03"
+    shutil.rmtree(part / "photo")
+    shutil.copytree(part / "layout", part / "photo")
+    with pytest.raises(InputError, match=r"street%2F03/photo.*expected"):
+        open_bank(copy, images="disk").photo[3]
 
 
 def test_another_spec_than_expected_is_refused(bank_folder):
@@ -303,10 +366,14 @@ def test_damage_names_the_file(copy, damage, file):
         pytest.skip("a description is not checksummed; the digest covers what it describes")
     path = copy / PARTS_FOLDER / "street%2F03" / file
     damage(path)
-    with pytest.raises(InputError) as error:
-        open_bank(copy)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
+    for images in ("memory", "disk"):
+        with pytest.raises(InputError) as error:
+            store = open_bank(copy, images=images)
+            getattr(store, file.split("/")[0])[3]
+        # A description has no checksum of its own: without the arrays it is the bank that differs.
+        whole = images == "disk" and file == "part.json" and damage is flip_byte
+        assert str(copy / PARTS_FOLDER if whole else path) in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_zeros_are_read_and_not_filled_in(tmp_path):

@@ -5,6 +5,7 @@ The folder of a bank:
     bank.json            see `sims_jax.bank.description`
     parts/<photo id>/    one photo, see `sims_jax.bank.photo`
     donors-<key>/        nearest rows, see `sims_jax.bank.donors`
+    rows-<key>/          rows to be read in blocks, see `sims_jax.bank.blocks`
     .tmp-*               what is being written; a process's list of its photos when it is done
 
 Parts are renamed into place, so a build that was killed continues with what is complete.
@@ -13,12 +14,16 @@ Differs from SIMS (.mat files of crops): photos are stored once, segments are ro
 
 import collections
 import json
+import multiprocessing
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from sims_jax.bank.description import (
     BANK_FILE,
@@ -108,6 +113,56 @@ def build_bank(
     return folder
 
 
+def build_bank_together(
+    source: Sequence[Example],
+    spec: BankSpec,
+    folder: str | pathlib.Path,
+    *,
+    source_name: str,
+    licence: str,
+    processes: int = 1,
+) -> pathlib.Path:
+    """`build_bank` by several processes at once; returns when the bank is finished.
+
+    With `jax.distributed` all its processes call this together, and each builds its share, on a
+    folder that all of them see.
+
+    Args:
+      source, spec, folder, source_name, licence: as of `build_bank`; the source is pickled.
+      processes: to start here, on the CPU; 1 builds in this one.
+
+    Raises:
+      InputError: as `build_bank`; or a process was killed.
+    """
+    count, first = jax.process_count() * processes, jax.process_index() * processes
+    names = {"source_name": source_name, "licence": licence}
+    if processes == 1:
+        build_bank(source, spec, folder, **names, share=(first, count))
+    else:
+        spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+        with ProcessPoolExecutor(processes, spawn, initializer=_use_cpu) as pool:
+            shares = [
+                pool.submit(build_bank, source, spec, folder, **names, share=(first + index, count))
+                for index in range(processes)
+            ]
+        try:
+            for share in shares:
+                share.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{folder}: found that one of {processes} processes was killed, expected memory "
+                "for all; give the same command again, with fewer: it continues"
+            ) from error
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"the bank {folder}")
+    return pathlib.Path(folder)
+
+
+def _use_cpu() -> None:
+    """Leaves the accelerators to the process that started this one."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def _begin(folder: pathlib.Path, identity: Description) -> Description:
     """The description of the bank in `folder`, begun if there is none; an error if of another."""
     path, parts = folder / BANK_FILE, folder / PARTS_FOLDER
@@ -133,7 +188,7 @@ def _read_share(
     """The examples of a share; all must have the fields of the source's first."""
     fields = frozenset(OPTIONAL_FIELDS).intersection(source[0])
     indices = range(share[0], len(source), share[1])
-    with progress("bank: photos", len(indices)) as bar:
+    with progress("bank: photos", len(indices), shown=share[0] == 0) as bar:
         for index in indices:
             example = source[index]
             found = frozenset(OPTIONAL_FIELDS).intersection(example)

@@ -5,21 +5,22 @@ number of rows of every class, and all that their scores ask for.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from sims_jax.bank.grid import BOX, describe_segments
 from sims_jax.bank.search import BLOCK_TILES
-from sims_jax.bank.store import Store
+from sims_jax.bank.store import Images, Store
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
 from sims_jax.types import BANK_AXIS, TILE, Bank, BankSpec, Photos, Rows
 
+# Increased whenever rows that were prepared before can no longer be read, or mean something else.
+ROWS_FORMAT = 1
 _BATCH = 16  # photos described at once
 _MOST_NUMBERS = 2**31 - 1  # of rows: photo * N + component, int32
 # How much rows differ: where their boxes lie, in frames, and how large they are, in logarithms.
@@ -29,13 +30,13 @@ _describe = jax.jit(describe_segments, static_argnames="spec")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
-    """Photos of one device, as a store has them."""
+class Share:
+    """Photos of one device; their images are read when they are needed."""
 
-    number: Int[np.ndarray, "p"]
-    photo: UInt8[np.ndarray, "p H W 3"]
-    layout: UInt8[np.ndarray, "p H W"]
-    component: Int[np.ndarray, "p H W"]
+    layout: Images  # of all photos of the store
+    component: Images
+    photos: range  # those of the share
+    first: int  # the photo whose rows are numbered 0 to N - 1
     class_id: Int[np.ndarray, "p N"]  # of each component, -1 where there is no row
 
     def tiles(self, num_classes: int) -> Int[np.ndarray, "C"]:
@@ -44,10 +45,17 @@ class _Share:
         return -(-rows // TILE)
 
 
-def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank:
-    """Puts the bank on the devices (default: all), sharded over its photos.
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What shares are padded to: of equal sizes, they go through one program."""
 
-    Several processes call this together, each with the whole store.
+    tiles: int
+    class_tiles: int
+    photos: int
+
+
+def deal(store: Store, photos: range, count: int) -> list[Share]:
+    """Deals photos of a store out to `count` devices; rows are numbered from the first of them on.
 
     Raises:
       InputError: there are more photos than rows can be numbered for.
@@ -58,106 +66,159 @@ def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank
             f"segments, expected no more than {_MOST_NUMBERS} numbers of rows; lower max_segments "
             "or take photos out"
         )
+    return [
+        Share(store.layout, store.component, some, photos.start, store.class_of(_to_slice(some)))
+        for some in (photos[index::count] for index in range(count))
+    ]
+
+
+def fit(shares: Iterable[Share], num_classes: int) -> Sizes:
+    """The sizes of the largest shares."""
+    tiles, class_tiles, photos = 1, 1, 1
+    for share in shares:
+        own = share.tiles(num_classes)
+        tiles, class_tiles = max(tiles, int(own.sum())), max(class_tiles, int(own.max()))
+        photos = max(photos, len(share.photos))
+    return Sizes(tiles, -(-class_tiles // BLOCK_TILES) * BLOCK_TILES, photos)
+
+
+def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank:
+    """Puts the bank on the devices (default: all), sharded over its photos.
+
+    Several processes call this together, each with the whole store.
+
+    Raises:
+      InputError: there are more photos than rows can be numbered for.
+    """
     devices = list(jax.devices() if devices is None else devices)
-    shares = []
-    for index in range(len(devices)):
-        some = slice(index, None, len(devices))
-        number = np.arange(len(store.ids), dtype=np.int32)[some]
-        images = store.photo[some], store.layout[some], store.component[some]
-        shares.append(_Share(number, *images, store.class_of(some)))
-    return _put(shares, store.spec, devices)
+    shares = deal(store, range(len(store.ids)), len(devices))
+    most = -(-len(store.ids) // len(devices))
+
+    def prepare_photos(index: int) -> dict[str, np.ndarray]:
+        some = _to_slice(shares[index].photos)
+        photo, component = _pad(store.photo[some], most, 0), _pad(store.component[some], most, -1)
+        return {"photo": photo, "component": component}
+
+    photos = put(prepare_photos, devices)
+    return Bank(rows=_put_shares(shares, store.spec, devices), photos=Photos(**photos))
+
+
+def rows_to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Rows:
+    """As `to_device`, without the photos."""
+    devices = list(jax.devices() if devices is None else devices)
+    shares = deal(store, range(len(store.ids)), len(devices))
+    return _put_shares(shares, store.spec, devices)
 
 
 def empty_bank(spec: BankSpec) -> Bank:
     """A bank without segments: one photo of void. It goes to whatever devices it is used on."""
     size = (1, *spec.image_size)
-    share = _Share(
-        number=np.zeros(1, np.int32),
-        photo=np.zeros((*size, 3), np.uint8),
+    component = np.full(size, -1, np.int16)
+    share = Share(
         layout=np.full(size, VOID, np.uint8),
-        component=np.full(size, -1, np.int16),
+        component=component,
+        photos=range(1),
+        first=0,
         class_id=np.full((1, spec.max_segments), -1),
     )
-    first_tile = np.zeros(spec.labels.num_classes + 1, np.int32)
-    fields = jax.tree.map(jnp.asarray, _prepare(share, spec, first_tile, 1, 1))
-    rows = Rows(**fields["rows"], spec=spec, class_tiles=BLOCK_TILES, mesh=None)
-    return Bank(rows=rows, photos=Photos(**fields["photos"]))
+    sizes = fit([share], spec.labels.num_classes)
+    fields = jax.tree.map(jnp.asarray, prepare_rows(share, spec, sizes))
+    rows = Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=None)
+    photo = jnp.zeros((*size, 3), jnp.uint8)
+    return Bank(rows=rows, photos=Photos(photo=photo, component=jnp.asarray(component)))
 
 
-def _put(shares: list[_Share], spec: BankSpec, devices: list[jax.Device]) -> Bank:
-    """One share a device. All are padded to one size, that of the largest."""
-    tiles = np.stack([share.tiles(spec.labels.num_classes) for share in shares])
-    first_tile = np.pad(np.cumsum(tiles, axis=1), ((0, 0), (1, 0))).astype(np.int32)
-    most_tiles = max(1, int(first_tile[:, -1].max()))
-    most_photos = max(1, *(len(share.number) for share in shares))
-    put = [
-        jax.device_put(_prepare(share, spec, first, most_tiles, most_photos), device)
-        for share, first, device in zip(shares, first_tile, devices, strict=True)
+def _put_shares(shares: list[Share], spec: BankSpec, devices: list[jax.Device]) -> Rows:
+    sizes = fit(shares, spec.labels.num_classes)
+    return put_rows(lambda index: prepare_rows(shares[index], spec, sizes), spec, sizes, devices)
+
+
+def put_rows(
+    prepared: Callable[[int], dict[str, np.ndarray]],
+    spec: BankSpec,
+    sizes: Sizes,
+    devices: Sequence[jax.Device],
+) -> Rows:
+    """Rows of what `prepare_rows` has made, or will make, of the share of each device."""
+    fields = put(prepared, devices)
+    return Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=mesh_of(devices))
+
+
+def put(
+    prepared: Callable[[int], dict[str, np.ndarray]], devices: Sequence[jax.Device]
+) -> dict[str, jax.Array]:
+    """One share a device, of one size: asked for by its index, put, and joined with the others."""
+    here = [
+        jax.device_put(prepared(index), device)
+        for index, device in enumerate(devices)
         if device.process_index == jax.process_index()
     ]
-    mesh = None
-    whole = put[0]
-    if len(devices) > 1:
-        mesh = jax.sharding.Mesh(np.array(devices), (BANK_AXIS,))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(BANK_AXIS))
+    mesh = mesh_of(devices)
+    if mesh is None:
+        return here[0]
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(BANK_AXIS))
 
-        def join(*parts: jax.Array) -> jax.Array:
-            shape = (len(devices) * parts[0].shape[0], *parts[0].shape[1:])
-            return jax.make_array_from_single_device_arrays(shape, sharding, list(parts))
+    def join(*parts: jax.Array) -> jax.Array:
+        shape = (len(devices) * parts[0].shape[0], *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, list(parts))
 
-        whole = jax.tree.map(join, *put)
-    class_tiles = -(-max(1, int(tiles.max())) // BLOCK_TILES) * BLOCK_TILES
-    rows = Rows(**whole["rows"], spec=spec, class_tiles=class_tiles, mesh=mesh)
-    return Bank(rows=rows, photos=Photos(**whole["photos"]))
+    return jax.tree.map(join, *here)
 
 
-def _prepare(
-    share: _Share, spec: BankSpec, first_tile: Int[np.ndarray, "ends"], tiles: int, photos: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """The fields of `Rows` and of `Photos` on one device."""
+def mesh_of(devices: Sequence[jax.Device]) -> jax.sharding.Mesh | None:
+    """The mesh a bank is sharded over, None for one device."""
+    return jax.sharding.Mesh(np.array(devices), (BANK_AXIS,)) if len(devices) > 1 else None
+
+
+def prepare_rows(share: Share, spec: BankSpec, sizes: Sizes) -> dict[str, np.ndarray]:
+    """The fields of `Rows` on one device."""
     values, labels = _describe_rows(share, spec)
-    place = np.full((tiles, TILE), -1)
+    first_tile = np.cumsum([0, *share.tiles(spec.labels.num_classes)], dtype=np.int32)
+    place = np.full((sizes.tiles, TILE), -1)
     for class_id, first in enumerate(first_tile[:-1]):
         rows = np.flatnonzero(values["class_id"] == class_id)
         boxes = values["outline"][rows, BOX : BOX + 4]
         # A class fills its tiles one after the other.
         place.reshape(-1)[first * TILE :][: rows.size] = rows[_alike_order(boxes, spec.grid)]
     outline = np.swapaxes(_take(values["outline"], place), 1, 2)
-    rows = {
+    return {
         "row": np.where(place >= 0, _take(values["row"], place), -1).astype(np.int32),
-        "outline": _pad(np.ascontiguousarray(outline), tiles + BLOCK_TILES, 0),
+        "outline": _pad(np.ascontiguousarray(outline), sizes.tiles + BLOCK_TILES, 0),
         "sketch": _take(values["sketch"], place),
         "mask": _take(values["mask"], place),
-        "labels": _pad(labels, photos, 0),
+        "labels": _pad(labels, sizes.photos, 0),
         "first_tile": first_tile[None],
     }
-    images = {
-        "photo": _pad(share.photo, photos, 0),
-        "component": _pad(share.component, photos, -1),
-    }
-    return {"rows": rows, "photos": images}
 
 
-def _describe_rows(share: _Share, spec: BankSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _describe_rows(share: Share, spec: BankSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What retrieval knows of each row, in order of photo and component, and of each photo."""
-    parts: list[dict[str, Any]] = []
+    num_rows = int((share.class_id >= 0).sum())
+    values: dict[str, np.ndarray] = {}
     labels = []
-    for start in range(0, max(1, len(share.number)), _BATCH):  # a share may have no photo
+    done = 0
+    for start in range(0, max(1, len(share.photos)), _BATCH):  # a share may have no photo
         some = slice(start, start + _BATCH)
-        layout, component = share.layout[some], share.component[some].astype(np.int32)
+        photos = _to_slice(share.photos[some])
+        layout, component = share.layout[photos], share.component[photos].astype(np.int32)
         count = len(layout)
         grid = jax.device_get(
             _describe(_pad(component, _BATCH, -1), _pad(layout, _BATCH, VOID), spec=spec)
         )
         photo, number = np.nonzero(share.class_id[some] >= 0)
-        parts.append({
-            "row": share.number[some][photo] * spec.max_segments + number,
+        place = np.asarray(share.photos[some], np.int32)[photo] - share.first
+        described = {
+            "row": place * spec.max_segments + number,
             "class_id": share.class_id[some][photo, number],
             **{name: getattr(grid, name)[photo, number] for name in ("outline", "sketch", "mask")},
-        })  # fmt: skip
+        }
+        for name, new in described.items():
+            if name not in values:  # all at once: pieces, joined at the end, would be held twice
+                values[name] = np.empty((num_rows, *new.shape[1:]), new.dtype)
+            values[name][done : done + photo.size] = new
+        done += photo.size
         labels.append(grid.labels[:count])
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return joined, np.concatenate(labels)
+    return values, np.concatenate(labels)
 
 
 def _alike_order(box_yx: Int[np.ndarray, "n 4"], grid: tuple[int, int]) -> Int[np.ndarray, "n"]:
@@ -191,3 +252,7 @@ def _pad(array: np.ndarray, length: int, value: int) -> np.ndarray:
         return array
     missing = [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1)
     return np.pad(array, missing, constant_values=value)
+
+
+def _to_slice(photos: range) -> slice:
+    return slice(photos.start, photos.stop, photos.step)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import search
 from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import Store
@@ -25,7 +26,7 @@ BATCH = 16  # photos searched for at once
 
 
 def find_donors(
-    queries: Store, rows_store: Store, bank: Bank, *, candidates: int, near_frames: int
+    queries: Store, rows_store: Store, bank: Bank | DiskBank, *, candidates: int, near_frames: int
 ) -> Int[np.ndarray, "R K"]:
     """The best rows of `rows_store` for every row of `queries`, best first, -1 where none.
 
@@ -35,7 +36,7 @@ def find_donors(
     Args:
       queries: whose segments to match.
       rows_store: the bank they are matched against.
-      bank: `rows_store` on the devices.
+      bank: `rows_store`, its rows on the devices; photos are not looked at.
       candidates: K.
       near_frames: positions either way.
 
@@ -88,7 +89,7 @@ def _donor_folder(
 def _search(
     queries: Store,
     rows_store: Store,
-    bank: Bank,
+    bank: Bank | DiskBank,
     places: tuple[np.ndarray, np.ndarray],
     candidates: int,
     near_frames: int,

@@ -36,7 +36,7 @@ from sims_jax.bank.parts import (
     sweep,
     write_json,
 )
-from sims_jax.bank.traces import delete, delete_traces, update_report
+from sims_jax.bank.traces import PREPARED_ROWS, delete, delete_traces, update_report
 from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
@@ -200,6 +200,7 @@ def _carry_out(folder: pathlib.Path, description: Description, edit: Edit) -> li
             part = part_folder(parts, photo_id)
             if not part.exists():
                 part_folder(folder / _ASIDE, photo_id).rename(part)
+        delete(folder.glob(PREPARED_ROWS))  # of a bank that is no more, and large
         appended = [*appended, {key: edit[key] for key in ("source", "licence", "photos")}]
     else:
         deleted = delete(part_folder(parts, photo_id) for photo_id in photo_ids)

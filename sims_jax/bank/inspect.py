@@ -13,7 +13,7 @@ from sims_jax.bank.description import (
     read_finished,
     spec_to_json,
 )
-from sims_jax.bank.parts import META_FILE, list_parts, read_array, read_json
+from sims_jax.bank.parts import list_parts, read_arrays, read_meta
 from sims_jax.errors import InputError
 
 
@@ -29,7 +29,7 @@ def describe(folder: str | pathlib.Path) -> dict[str, Any]:
     folder = pathlib.Path(folder)
     description, spec = read_finished(folder)
     parts = list_parts(folder / PARTS_FOLDER)
-    metas = {photo_id: read_json(path / META_FILE) for photo_id, path in parts.items()}
+    metas = {photo_id: read_meta(path) for photo_id, path in parts.items()}
     digest = digest_bank(spec, {photo_id: meta["digest"] for photo_id, meta in metas.items()})
     if digest != description["digest"]:
         raise InputError(
@@ -37,7 +37,9 @@ def describe(folder: str | pathlib.Path) -> dict[str, Any]:
             f"{description['photos']} of {description['digest']}; delete the bank's folder and "
             "build it again"
         )
-    class_ids = [read_array(path / "row_geometry")[:, 1] for path in parts.values()]
+    class_ids = [
+        rows[:, 1] for path in parts.values() for rows in read_arrays([path / "row_geometry"])
+    ]
     segments = np.bincount(np.concatenate(class_ids), minlength=spec.labels.num_classes).tolist()
     videos = collections.Counter(meta["video"] for meta in metas.values())
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

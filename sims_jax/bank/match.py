@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, Integer, UInt8, UInt32
 from sims_jax.bank.grid import describe_segments
 from sims_jax.bank.search import Best, Query, merge, nothing, search_share
 from sims_jax.bank.segments import split_layout
-from sims_jax.types import BANK_AXIS, Matches, Rows
+from sims_jax.types import BANK_AXIS, BankSpec, Matches, Rows
 
 
 def match(
@@ -43,15 +43,19 @@ def match(
     Raises:
       ValueError: the layouts are not of the bank's size.
     """
-    spec = rows.spec
-    if layouts.ndim != 3 or layouts.shape[1:] != tuple(spec.image_size):
-        raise ValueError(
-            f"layouts: found shape {layouts.shape}, expected (B, {spec.image_size[0]}, "
-            f"{spec.image_size[1]}); resample them to the bank's size"
-        )
-    segments = split_layout(layouts, spec, instances)
+    check_layouts(layouts.shape, rows.spec)
+    segments = split_layout(layouts, rows.spec, instances)
     best = search(rows, layouts, segments.component, segments.class_id, candidates, exclude)
     return Matches(segments, best.row, best.score, chosen=jnp.zeros(best.row.shape[:2], jnp.int32))
+
+
+def check_layouts(shape: tuple[int, ...], spec: BankSpec) -> None:
+    """Raises a ValueError unless layouts of this shape are a batch of the bank's size."""
+    if len(shape) != 3 or shape[1:] != tuple(spec.image_size):
+        raise ValueError(
+            f"layouts: found shape {shape}, expected (B, {spec.image_size[0]}, "
+            f"{spec.image_size[1]}); resample them to the bank's size"
+        )
 
 
 def search(

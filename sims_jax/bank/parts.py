@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,25 +58,38 @@ def read_part(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, An
     Raises:
       InputError: a file is missing or damaged; the message names it.
     """
-    meta = read_json(folder / META_FILE)
-    try:
-        digest, names = meta.pop("digest"), meta.pop("arrays")
-    except KeyError as error:
-        raise _damaged(folder / META_FILE, f"no key {error}") from error
-    futures = {name: tensorstore.open(_read_spec(folder / name)) for name in names}
-    arrays = {name: _read_array(folder / name, future) for name, future in futures.items()}
+    meta = read_meta(folder)
+    digest, names = meta.pop("digest"), meta.pop("arrays")
+    arrays = dict(zip(names, read_arrays([folder / name for name in names]), strict=True))
     if digest_contents(arrays, meta) != digest:
         raise _damaged(folder / META_FILE, "contents of another digest")
     return arrays, {**meta, "digest": digest}
 
 
-def read_array(path: pathlib.Path) -> np.ndarray:
-    """Reads one array of a part, verified by its own checksum alone.
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    """A part's metadata with its `digest` and the names of its `arrays`, which are not read.
 
     Raises:
-      InputError: a file is missing or damaged; the message names it.
+      InputError: the file is missing, or not that of a part.
     """
-    return _read_array(path, tensorstore.open(_read_spec(path)))
+    meta = read_json(folder / META_FILE)
+    if missing := {"digest", "arrays"} - meta.keys():
+        raise _damaged(folder / META_FILE, f"no key {min(missing)!r}")
+    return meta
+
+
+def read_arrays(paths: Sequence[pathlib.Path], **expected: Any) -> list[np.ndarray]:
+    """Reads arrays of parts, all at once, each verified by its own checksum alone.
+
+    Args:
+      paths: the arrays' folders.
+      expected: `shape` and `dtype` that all must have, if they are known.
+
+    Raises:
+      InputError: a file is missing or damaged, or not as expected; the message names it.
+    """
+    opened = _results(paths, [tensorstore.open(_read_spec(path), **expected) for path in paths])
+    return _results(paths, [array.read() for array in opened])
 
 
 def digest_contents(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> str:
@@ -181,13 +195,17 @@ def _read_spec(path: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _read_array(path: pathlib.Path, future: Any) -> np.ndarray:
-    try:
-        return future.result().read().result()
-    except (ValueError, OSError) as error:
-        named = re.search(r'local file "([^"]+)"', str(error))
-        file = pathlib.Path(named.group(1)) if named else path
-        raise _damaged(file, _first_clause(error)) from error
+def _results(paths: Sequence[pathlib.Path], futures: list[Any]) -> list[Any]:
+    """What tensorstore promised of each path; its errors become one line that names the file."""
+    results = []
+    for path, future in zip(paths, futures, strict=True):
+        try:
+            results.append(future.result())
+        except (ValueError, OSError) as error:
+            named = re.search(r'local file "([^"]+)"', str(error))
+            file = pathlib.Path(named.group(1)) if named else path
+            raise _damaged(file, _first_clause(error)) from error
+    return results
 
 
 def _first_clause(error: Exception) -> str:

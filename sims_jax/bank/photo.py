@@ -28,6 +28,14 @@ from sims_jax.types import BankSpec, Segments
 _UINT8_MAX = 255
 
 
+def image_fields(spec: BankSpec) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and type of every image that a part may have, by name."""
+    size = tuple(spec.image_size)
+    fields = {"photo": ((*size, 3), np.uint8), "layout": (size, np.uint8)}
+    fields |= {"component": (size, np.int16)}
+    return fields | {field: (size, dtype) for field, dtype in OPTIONAL_FIELDS.items()}
+
+
 def prepare_example(example: Example, spec: BankSpec) -> Example:
     """The example at the bank's resolution: photo bilinear, everything else nearest.
 

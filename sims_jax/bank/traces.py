@@ -3,6 +3,7 @@
 In every bank of the folder that a bank lies in:
 
     donors-<key>/                 rows by their numbers; found again when next needed
+    rows-<key>/                   rows as devices read them; prepared again when next needed
 
 Where that folder is a workdir:
 
@@ -27,6 +28,8 @@ from sims_jax.bank.description import BANK_FILE, Description
 from sims_jax.bank.parts import write_json
 from sims_jax.errors import InputError
 
+PREPARED_ROWS = "rows-*"
+_OF_ROWS = ("donors-*", PREPARED_ROWS)
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
 _EVALUATED_WITH_PIXELS = ("evaluate/*.png", "evaluate/*/sheets", "evaluate/*/events")
 _SHEET_FILE = "sheet.png"
@@ -40,7 +43,9 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
       InputError: a sources.json cannot be read.
     """
     photo_ids, around = set(photo_ids), folder.absolute().parent
-    deleted = delete(path for bank in find_banks(around) for path in bank.glob("donors-*"))
+    deleted = delete(
+        path for bank in find_banks(around) for kind in _OF_ROWS for path in bank.glob(kind)
+    )
     if (around / config.CONFIG_FILE).exists():
         deleted += delete(around / name for name in _WITH_PIXELS)
         deleted += delete(x for name in _EVALUATED_WITH_PIXELS for x in around.glob(name))

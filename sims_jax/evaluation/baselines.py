@@ -10,7 +10,7 @@ from sims_jax.config import load_config, write_json
 from sims_jax.model import Model
 from sims_jax.training.loop import train
 from sims_jax.training.run import Run
-from sims_jax.training.settings import read_settings
+from sims_jax.training.settings import STAGES, read_settings
 from sims_jax.training.writers import MetricsWriter
 
 
@@ -28,6 +28,7 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     """
     if not (folder / DONE_FILE).exists():
         config = load_config(workdir)
+        config.stages = STAGES
         settings = read_settings(config)
         task = Run(config, workdir).task("synthesis", settings)
         always = dataclasses.replace(settings.simulation, empty_share=1.0)

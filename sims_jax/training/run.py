@@ -21,9 +21,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sims_jax
-from sims_jax.bank.build import build_bank
+from sims_jax.bank.build import build_bank_together
 from sims_jax.bank.description import read_description
-from sims_jax.bank.device import to_device
+from sims_jax.bank.device import rows_to_device
+from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
@@ -51,10 +52,14 @@ SPLITS = {"bank": "train", "heldout": "val"}  # folder of a bank: split of the d
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One workdir and its config. `run()` does what is left to do."""
+    """One workdir and its config. `run()` does what is left to do.
+
+    `processes` build the banks, whose contents do not depend on their number.
+    """
 
     config: ConfigDict
     workdir: pathlib.Path
+    processes: int = 1
 
     def run(self) -> dict[str, Any] | None:
         """Runs the config's stages; the report if all stages are then finished.
@@ -98,12 +103,13 @@ class Run:
 
     def _build_banks(self, dataset: Dataset, settings: Settings) -> dict[str, int]:
         for folder, split in SPLITS.items():
-            build_bank(
+            build_bank_together(
                 dataset.splits[split],
                 settings.bank.spec(dataset.labels),
                 self.workdir / folder,
                 source_name=f"{dataset.name}/{split}",
                 licence=dataset.licence,
+                processes=self.processes,
             )
         store, heldout = self._store(), self._heldout()
         if len(store.ids) < 2 or not len(store.row_class) or not len(heldout.row_class):
@@ -117,7 +123,7 @@ class Run:
 
     def _find_donors(self, store: Store, heldout: Store, settings: Settings):
         """(donors of the bank's rows, of the held-out rows); found once, then read."""
-        bank, near = to_device(store), settings.bank.near_frames
+        bank, near = DiskBank(rows_to_device(store), store), settings.bank.near_frames
         count = settings.bank.donors
         return (
             find_donors(store, store, bank, candidates=count, near_frames=near),

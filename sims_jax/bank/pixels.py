@@ -1,0 +1,46 @@
+"""The winners' pixels: of each segment the photo its chosen row is cut from, and the cut."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Int
+
+from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos, Pixels
+
+
+def chosen_rows(matches: Matches) -> Int[Array, "*B N"]:
+    """The row each segment uses, -1 for none."""
+    return jnp.take_along_axis(matches.row, matches.chosen[..., None], axis=-1)[..., 0]
+
+
+def gather(bank: Bank, matches: Matches) -> Pixels:
+    """Reads the chosen rows' photos and cuts; rows of -1 give empty cuts.
+
+    Of a sharded bank each device reads the winners it has, and their sum is everyone's: what
+    devices exchange are the winners' pixels alone.
+    """
+    row = chosen_rows(matches)
+    mesh = bank.rows.mesh
+    if mesh is None:
+        return cut_pixels(bank.photos, bank.rows.spec, row)
+
+    def read(photos: Photos, row: Int[Array, "B N"]) -> Pixels:
+        here = row // bank.rows.spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
+        own = cut_pixels(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size)
+        photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
+        return Pixels(photo=photo, mask=mask.astype(bool))
+
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
+    )(bank.photos, row)
+
+
+def cut_pixels(photos: Photos, spec: BankSpec, row: Int[Array, "B N"], devices: int = 1) -> Pixels:
+    """From one share of `devices`; zeros for rows of -1."""
+    photo, component = jnp.divmod(row, spec.max_segments)
+    place = jnp.where(row >= 0, photo // devices, 0)
+    there = (row >= 0)[..., None, None]
+    cut = photos.component[place] == component[..., None, None].astype(jnp.int16)
+    rgb = jnp.where(there[..., None], photos.photo[place], jnp.uint8(0))
+    return Pixels(photo=rgb, mask=cut & there)
