@@ -304,14 +304,11 @@ def test_a_perfect_overlap_scores_one():
         assert score_pairs(count, count, nothing, nothing, grid)[0] == score_unit(grid)
 
 
-def test_models_and_results_print_in_one_line(tiny_model, tiny_stores, layouts):
+def test_models_and_results_print_in_one_line(tiny_model, layouts):
     result = tiny_model.synthesize(layouts[0])
     used = sum(source.used for source in result.segments)
-    segments = len(tiny_stores[0].row_class)
     names = f"{tiny_model.labels.num_classes} classes of {tiny_model.labels.name}"
-    assert repr(tiny_model) == (
-        f"Model(48x64, {names}, 10 photos, devices: 8 cpu)"
-    )
+    assert repr(tiny_model) == (f"Model(48x64, {names}, 10 photos, devices: 8 cpu)")
     assert "0 photos, devices: 1 cpu" in repr(tiny_model.without_bank())
     assert (
         repr(result) == f"Result(48x64, {used} of {len(result.segments)} segments used, 0 left out)"
