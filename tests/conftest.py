@@ -190,7 +190,7 @@ def make_tasks(config, store, heldout) -> dict:
     from sims_jax.nets.vgg import FEATURES, VGGConfig
     from sims_jax.training.settings import read_settings
     from sims_jax.training.tasks.densifier import DensifierTask
-    from sims_jax.training.tasks.features import COLOR, Features, FeaturesTask
+    from sims_jax.training.tasks.features import CHROMA, COLOR, Features, FeaturesTask
     from sims_jax.training.tasks.ordering import OrderingTask
     from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
     from sims_jax.training.tasks.transformer import TransformerTask
@@ -215,7 +215,7 @@ def make_tasks(config, store, heldout) -> dict:
             canvas=networks.canvas,
             simulation=settings.simulation,
             segmentation_weight=config.synthesis.segmentation_weight,
-            features=Features(vgg, params, dict.fromkeys((*FEATURES, COLOR), 1.0)),
+            features=Features(vgg, params, dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)),
             store=store,
             donors=donors_of(store),
             heldout=heldout,
