@@ -1,6 +1,6 @@
 """Makes photos of semantic layouts; see `python synthesize.py --help` and README.md."""
 
-from sims_jax.commands import synthesize_command
+from sims_jax.synthesize_command import synthesize_command
 
 if __name__ == "__main__":
     synthesize_command()

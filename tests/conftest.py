@@ -1,6 +1,5 @@
 """What every test stands on: strict dtypes, warnings as errors, shapes checked, eight devices."""
 
-import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -171,55 +170,3 @@ def random_params(networks, num_classes: int) -> dict:
             jax.device_get(jax.jit(network.init)(jax.random.key(seed), *arguments)),
         )
     return params
-
-
-@functools.cache
-def init_vgg(config):
-    import numpy as np
-
-    from sims_jax.nets.vgg import VGG
-
-    return jax.jit(VGG(config).init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
-
-
-def make_tasks(config, store, heldout) -> dict:
-    """The tasks of all networks; f's donors were never retrieved: other rows, moved a little."""
-    import numpy as np
-
-    from sims_jax.model import make_networks
-    from sims_jax.nets.vgg import FEATURES, VGGConfig
-    from sims_jax.training.settings import read_settings
-    from sims_jax.training.tasks.densifier import DensifierTask
-    from sims_jax.training.tasks.features import CHROMA, COLOR, Features, FeaturesTask
-    from sims_jax.training.tasks.ordering import OrderingTask
-    from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
-    from sims_jax.training.tasks.transformer import TransformerTask
-
-    def donors_of(queries):
-        rng = np.random.default_rng(0)
-        rows = [np.flatnonzero(store.row_class == c) for c in queries.row_class]
-        some = [rng.choice(of_class, 2) if of_class.size else (-1, -1) for of_class in rows]
-        affine = np.eye(2, 3) + rng.normal(0, 0.1, (len(some), 2, 2, 3))
-        return DonorTable(np.array(some, int).reshape(-1, 2), affine.astype(np.float32))
-
-    settings, networks = read_settings(config), make_networks(config, store.spec.labels)
-    vgg = VGGConfig(config.features.width_multiplier)
-    params = init_vgg(vgg)
-    tasks = (
-        FeaturesTask(vgg, store, heldout),
-        TransformerTask(networks.transformer, settings.disturbance, store, heldout),
-        OrderingTask.create(networks.ordering, store, heldout),
-        DensifierTask(networks.densifier, store, heldout),
-        SynthesisTask(
-            config=networks.synthesis,
-            canvas=networks.canvas,
-            simulation=settings.simulation,
-            segmentation_weight=config.synthesis.segmentation_weight,
-            features=Features(vgg, params, dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)),
-            store=store,
-            donors=donors_of(store),
-            heldout=heldout,
-            heldout_donors=donors_of(heldout),
-        ),
-    )
-    return {task.name: task for task in tasks}

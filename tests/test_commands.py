@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sims_jax import commands
+from sims_jax import commands, synthesize_command
 from sims_jax.errors import InputError
 from sims_jax.ops.sheet import GAP_PX, contact_sheet
 
@@ -147,8 +147,8 @@ def synthesize(tiny_model, tmp_path, monkeypatch):
 
     def run(*flags):
         flags = (f"--layout={tmp_path / 'layouts'}", f"--out={tmp_path / 'out'}", *flags)
-        parser = commands.synthesize_parser()
-        commands._synthesize(parser.parse_args(["--workdir=x", *map(str, flags)]))
+        parser = synthesize_command.synthesize_parser()
+        synthesize_command._synthesize(parser.parse_args(["--workdir=x", *map(str, flags)]))
 
     return run
 
@@ -187,7 +187,7 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
     for name in ("b", "c"):
         write_ids(tmp_path / "layouts" / f"{name}.png", (8, 8), 1)
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "_shrink", lambda _: 1 / 0)  # once b.png is made
+        patch.setattr(synthesize_command, "_shrink", lambda _: 1 / 0)  # once b.png is made
         with pytest.raises(ZeroDivisionError):
             synthesize("--sheet")
     sources = tmp_path / "out" / "sources.json"

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_tasks
 from PIL import Image
 from replicas import NUM_TRAIN, NUM_VAL, SIZE, WRITERS, draw, save
 
@@ -25,6 +24,7 @@ from sims_jax.errors import InputError
 from sims_jax.model import assemble
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
+from sims_jax.training.dry_run import invent_tasks
 from sims_jax.training.settings import BankConfig
 
 BATCH = 2
@@ -74,7 +74,7 @@ def test_a_bank_every_network_and_a_photo(prepared, tiny_config, tmp_path):
     rows = np.bincount(store.row_class, minlength=dataset.labels.num_classes)
     assert rows.max() == parts * NUM_TRAIN
 
-    params, losses, slopes = train_once(make_tasks(config, store, heldout))
+    params, losses, slopes = train_once(invent_tasks(config, store, heldout))
     assert all(np.isfinite(loss) for loss in losses.values()), losses
     assert all(slope > 0 for slope in slopes.values()), slopes
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("training",),
     ("evaluation",),
     ("commands",),
-    ("evaluate",),
+    ("evaluate", "synthesize_command"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

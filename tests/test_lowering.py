@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_tasks
 
 from sims_jax import pipeline
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
+from sims_jax.training.dry_run import invent_tasks
 from sims_jax.training.parallel import AXIS, mean_gradient
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -24,7 +24,7 @@ def lower(function, *arguments):
 
 @pytest.fixture(scope="module")
 def tasks(tiny_config, tiny_stores):
-    return make_tasks(tiny_config, *tiny_stores)
+    return invent_tasks(tiny_config, *tiny_stores)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_tasks
 
 from sims_jax.errors import InputError
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
+from sims_jax.training.dry_run import invent_tasks
 from sims_jax.training.parallel import (
     AXIS,
     create_state,
@@ -69,7 +69,7 @@ def test_gradients_of_eight_devices_equal_those_of_one(dtype, tolerance):
 @pytest.mark.parametrize("name", ["features", "transformer", "ordering", "densifier", "synthesis"])
 def test_every_networks_gradient_is_the_same_on_eight_devices(name, tiny_config, tiny_stores):
     """The first batch of its training, and parameters none of which is zero."""
-    task = make_tasks(tiny_config, *tiny_stores)[name]
+    task = invent_tasks(tiny_config, *tiny_stores)[name]
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: x + rng.normal(0, 0.02, x.shape).astype(np.float32),

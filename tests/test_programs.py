@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ASK = "import sys; from sims_jax import commands; assert 'jax' not in sys.modules; "
+ASK = "import sys; import sims_jax.synthesize_command; assert 'jax' not in sys.modules; "
 TELL = "import jax; print(jax.config.jax_compilation_cache_dir)"
 KEEP = "from sims_jax.programs import keep_programs; keep_programs(); "
 

@@ -7,8 +7,8 @@ import shlex
 import pytest
 from conftest import load_config
 
-from sims_jax import commands
 from sims_jax.bank.__main__ import bank_parser
+from sims_jax.synthesize_command import synthesize_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,7 +46,7 @@ def test_command(command):
             for part in key.split(".")[1:]:
                 node = node[part]
     else:
-        known = commands.synthesize_parser().parse_args(words[2:])
+        known = synthesize_parser().parse_args(words[2:])
         assert known.workdir and known.layout and known.out
 
 

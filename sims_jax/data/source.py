@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
@@ -100,6 +101,17 @@ def open_dataset(config: Mapping | ConfigDict, cache_dir: str | pathlib.Path) ->
             for split in reader.info.splits
         },
     )
+
+
+def dataset_labels(config: Mapping | ConfigDict) -> LabelSpace:
+    """The label space of the dataset that `config` names; its files are listed, not read.
+
+    Raises:
+      InputError: as of `open_dataset`.
+    """
+    _, builder_class, dataset_config = choose_dataset(config)
+    with tempfile.TemporaryDirectory() as nowhere, _quiet_tfds():
+        return builder_class.from_config(dataset_config, nowhere).labels
 
 
 def choose_dataset(config: Mapping | ConfigDict) -> tuple[str, type, object]:

@@ -1,0 +1,229 @@
+"""`synthesize.py`: photos of layouts, and the sources of their segments, into a folder."""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from sims_jax.commands import exit_with_one_line
+from sims_jax.errors import InputError
+from sims_jax.programs import keep_programs
+
+SHEET_FILE = "sheet.png"
+SOURCES_FILE = "sources.json"
+SHEET_PICTURE_PX = 240  # width of a picture on a sheet
+SHEET_COLUMNS = 3  # layouts side by side on a sheet
+
+
+def synthesize_command() -> None:
+    """`synthesize.py` and `sims-synthesize`."""
+    keep_programs()
+    arguments = synthesize_parser().parse_args()
+    exit_with_one_line(lambda: _synthesize(arguments))
+
+
+def synthesize_parser() -> argparse.ArgumentParser:
+    """The flags of `synthesize.py`."""
+    parser = argparse.ArgumentParser(
+        prog="synthesize", description="Makes photos of semantic layouts with a trained model."
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="what train.py left")
+    parser.add_argument(
+        "--layout",
+        required=True,
+        type=pathlib.Path,
+        help="a PNG or .npy of class ids, or a folder of them",
+    )
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the photos")
+    parser.add_argument("--coarse", action="store_true", help="make the layouts dense first")
+    parser.add_argument(
+        "--instances", type=pathlib.Path, help="PNG of instance ids, or a folder of them"
+    )
+    parser.add_argument(
+        "--candidate", type=int, default=0, metavar="K", help="0: best match, 1: second best, ..."
+    )
+    parser.add_argument(
+        "--adherence",
+        choices=("segment", "layout"),
+        help="segment: segments keep their silhouettes; layout: the photo follows the layout",
+    )
+    parser.add_argument(
+        "--photos",
+        choices=("device", "disk"),
+        help="of the bank: on the devices, or for more than fits there read when they are used",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("device", "stream"),
+        default="device",
+        help="of the bank: on the devices, or for more than fits there read in blocks, photos too",
+    )
+    parser.add_argument(
+        "--sheet", action="store_true", help="also a contact sheet: layout | canvas | photo"
+    )
+    return parser
+
+
+def _synthesize(arguments: argparse.Namespace) -> None:
+    import sims_jax
+    from sims_jax.labels import colorize
+    from sims_jax.ops.sheet import contact_sheet, write_picture
+    from sims_jax.progress import progress
+
+    paths = _layouts(arguments.layout)
+    instances = _partners(paths, arguments.instances)
+    _check_out(arguments.out, paths, instances, arguments.sheet)
+    model = sims_jax.load(arguments.workdir, photos=arguments.photos, rows=arguments.rows)
+    # All files are read before the first photo is made: a bad one stops the whole, not the half.
+    for pair in zip(paths, instances, strict=True):
+        _read_pair(*pair, model.labels)
+    rows = []
+    with _sources_file(arguments.out) as sources, progress("synthesize", len(paths)) as bar:
+        for path, instance in zip(paths, instances, strict=True):
+            layout, instance_ids = _read_pair(path, instance, model.labels)
+            result = model.synthesize(
+                layout,
+                candidate=arguments.candidate,
+                adherence=arguments.adherence,
+                instances=instance_ids,
+                coarse=arguments.coarse,
+            )
+            arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
+            sources[_photo_name(path)] = [_to_json(source) for source in result.segments]
+            write_picture(arguments.out / _photo_name(path), result.photo)
+            if arguments.sheet:
+                pictures = colorize(layout, model.labels), result.canvas, result.photo
+                rows.append([_shrink(picture) for picture in pictures])
+            bar.update()
+    print(f"{len(paths)} photos and {SOURCES_FILE}: {arguments.out}")
+    if arguments.sheet:
+        several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
+        sheet = contact_sheet([list(itertools.chain(*some)) for some in several])
+        write_picture(arguments.out / SHEET_FILE, sheet)
+        print(f"sheet: {arguments.out / SHEET_FILE}")
+
+
+def _layouts(path: pathlib.Path) -> list[pathlib.Path]:
+    from sims_jax.labels import LAYOUT_SUFFIXES
+
+    if not path.is_dir():
+        return [path]
+    visible = (p for p in path.iterdir() if not p.name.startswith("."))
+    found = sorted(p for p in visible if p.suffix.lower() in LAYOUT_SUFFIXES)
+    if not found:
+        raise InputError(f"{path}: found no PNG or .npy, expected layouts; check --layout")
+    for one, other in itertools.pairwise(found):
+        if one.stem == other.stem:
+            raise InputError(f"{other}: found also {one.name}, expected one file a name; move one")
+    return found
+
+
+def _photo_name(layout: pathlib.Path) -> str:
+    """Of the photo of a layout, and of its instance ids."""
+    return layout.name if layout.suffix.lower() == ".png" else f"{layout.stem}.png"
+
+
+def _partners(
+    paths: list[pathlib.Path], instances: pathlib.Path | None
+) -> list[pathlib.Path | None]:
+    if instances is None:
+        return [None] * len(paths)
+    if not instances.is_dir() and len(paths) == 1:
+        return [instances]
+    names = [_photo_name(path) for path in paths]
+    missing = [name for name in names if not (instances / name).exists()]
+    if missing:
+        raise InputError(
+            f"{instances / missing[0]}: not found, expected the instance ids of {missing[0]} "
+            f"({len(missing)} of {len(paths)} are missing); add them"
+        )
+    return [instances / name for name in names]
+
+
+def _check_out(
+    out: pathlib.Path,
+    paths: list[pathlib.Path],
+    instances: list[pathlib.Path | None],
+    sheet: bool,
+) -> None:
+    """Refuses to write a photo over what is read, or a sheet over a photo."""
+    photos = {out.resolve() / _photo_name(path) for path in paths}
+    for path in filter(None, (*paths, *instances)):
+        if path.parent.resolve() / path.name in photos:
+            raise InputError(
+                f"{path}: found in --out, where a photo would overwrite it, expected another "
+                "folder; change --out"
+            )
+    if sheet and SHEET_FILE in map(_photo_name, paths):
+        raise InputError(
+            f"{paths[0].parent / SHEET_FILE}: found a layout with the name of the sheet; "
+            "rename it, or leave out --sheet"
+        )
+
+
+@contextlib.contextmanager
+def _sources_file(out: pathlib.Path) -> Iterator[dict[str, list[dict]]]:
+    """Takes the sources of the photos that are made, and adds them to those of earlier ones.
+
+    What was made until an error, too: whoever takes a photo out of the bank needs to find it.
+    """
+    from sims_jax.config import write_json
+
+    path, sources = out / SOURCES_FILE, {}
+    _read_sources(path)  # an error before the first photo is made
+    try:
+        yield sources
+    finally:
+        if sources:
+            write_json(path, _read_sources(path) | sources)
+
+
+def _read_sources(path: pathlib.Path) -> dict[str, list[dict]]:
+    try:
+        sources = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        sources = None
+    if not isinstance(sources, dict):
+        raise InputError(
+            f"{path}: found no sources of photos, expected what synthesize.py wrote; "
+            "move the folder, or change --out"
+        )
+    return sources
+
+
+def _read_pair(
+    path: pathlib.Path, instances: pathlib.Path | None, labels
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A layout and its instance ids, if it has any."""
+    from sims_jax.images import read_instances
+    from sims_jax.labels import read_layout
+
+    layout = read_layout(path, labels)
+    if instances is None:
+        return layout, None
+    ids = read_instances(instances)
+    if ids.shape != layout.shape:
+        raise InputError(
+            f"{instances}: found {ids.shape[0]}x{ids.shape[1]} pixels, expected the "
+            f"{layout.shape[0]}x{layout.shape[1]} of {path}; give one instance id a pixel"
+        )
+    return layout, ids
+
+
+def _to_json(source) -> dict:
+    return dataclasses.asdict(source) | {"affine": source.affine.tolist()}
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    from sims_jax.ops.sheet import to_uint8
+
+    height, width = picture.shape[:2]
+    size = (SHEET_PICTURE_PX, max(1, round(SHEET_PICTURE_PX * height / width)))
+    return np.asarray(Image.fromarray(to_uint8(picture)).resize(size, Image.Resampling.LANCZOS))

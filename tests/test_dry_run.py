@@ -1,0 +1,32 @@
+"""The dry run: figures of the compiler's, and nothing trained."""
+
+import jax
+import pytest
+
+from sims_jax.data.source import dataset_labels
+from sims_jax.errors import InputError
+from sims_jax.training.dry_run import draw_store, dry_run, invent_tasks
+from sims_jax.training.settings import STAGES, read_settings
+
+FLOAT_BYTES = 4
+KEPT = 4  # times a parameter: itself, its average, Adam's two
+
+
+def test_every_stage_is_compiled_and_measured(tiny_config, tmp_path):
+    store = draw_store(read_settings(tiny_config), dataset_labels(tiny_config.data), tmp_path)
+    tasks = invent_tasks(tiny_config, store, store)
+    costs = {cost.stage: cost for cost in dry_run(tiny_config)}
+    assert tuple(costs) == STAGES[1:]
+    for stage, cost in costs.items():
+        params = jax.eval_shape(tasks[stage].init, jax.random.key(0))
+        assert cost.parameters == sum(x.size for x in jax.tree.leaves(params))
+        assert cost.flops > cost.parameters
+        assert cost.peak_bytes > KEPT * FLOAT_BYTES * cost.parameters
+        assert f"{cost.parameters:,} parameters" in str(cost)
+
+
+def test_a_dry_run_refuses_what_training_would(tiny_config):
+    config = tiny_config.copy_and_resolve_references()
+    config.synthesis.train.batch_size = 12
+    with pytest.raises(InputError, match=r"config\.synthesis\.train\.batch_size: found 12"):
+        list(dry_run(config))
