@@ -1,12 +1,10 @@
 """`synthesize.py`: photos of layouts, and the sources of their segments, into a folder."""
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -71,6 +69,7 @@ def synthesize_parser() -> argparse.ArgumentParser:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     import sims_jax
+    from sims_jax.config import write_json
     from sims_jax.labels import colorize
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.progress import progress
@@ -83,7 +82,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     for pair in zip(paths, instances, strict=True):
         _read_pair(*pair, model.labels)
     rows = []
-    with _sources_file(arguments.out) as sources, progress("synthesize", len(paths)) as bar:
+    sources = _read_sources(arguments.out / SOURCES_FILE)
+    with progress("synthesize", len(paths)) as bar:
         for path, instance in zip(paths, instances, strict=True):
             layout, instance_ids = _read_pair(path, instance, model.labels)
             result = model.synthesize(
@@ -95,6 +95,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             )
             arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
             sources[_photo_name(path)] = [_to_json(source) for source in result.segments]
+            # Before the photo: whoever takes a photo out of the bank needs to find it.
+            write_json(arguments.out / SOURCES_FILE, sources)
             write_picture(arguments.out / _photo_name(path), result.photo)
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
@@ -166,24 +168,8 @@ def _check_out(
         )
 
 
-@contextlib.contextmanager
-def _sources_file(out: pathlib.Path) -> Iterator[dict[str, list[dict]]]:
-    """Takes the sources of the photos that are made, and adds them to those of earlier ones.
-
-    What was made until an error, too: whoever takes a photo out of the bank needs to find it.
-    """
-    from sims_jax.config import write_json
-
-    path, sources = out / SOURCES_FILE, {}
-    _read_sources(path)  # an error before the first photo is made
-    try:
-        yield sources
-    finally:
-        if sources:
-            write_json(path, _read_sources(path) | sources)
-
-
 def _read_sources(path: pathlib.Path) -> dict[str, list[dict]]:
+    """Those of photos made earlier, to which new ones are added."""
     try:
         sources = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:

@@ -62,6 +62,13 @@ def test_what_was_drawn_is_read(prepared):
     assert not drawn
 
 
+def test_a_map_of_one_split_alone_is_refused(tmp_path):
+    config, _ = WRITERS["coco_stuff"](tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val_inst")
+    with pytest.raises(InputError, match=r"found no instances in the split val"):
+        open_dataset(config, tmp_path / "cache")
+
+
 def test_a_bank_every_network_and_a_photo(prepared, tiny_config, tmp_path):
     """Two things of one class that touch are two segments where instances part them."""
     _, dataset = prepared

@@ -37,23 +37,27 @@ def judged(tiny_stores, tmp_path_factory):
 
 def look(judged, photo):
     judge, store, heldout = judged
-    return protocol.look_at(photo, heldout.layout, judge, store.photo)
+    return protocol.look_at(photo, heldout.layout, judge, protocol.thumbnails(store.photo))
+
+
+def compare(photos, real, draws):
+    return protocol.compare(protocol.score_functions(photos, real), len(real.photo), draws)
 
 
 def test_real_photos_are_like_themselves(judged):
     real = look(judged, judged[2].photo)
-    found = {name: value for name, (value, _, _) in protocol.compare(real, real, 5).items()}
+    found = {name: value for name, (value, _, _) in compare(real, real, 5).items()}
     assert found["accuracy"] > 0.5
     for name in ("frechet", "frechet_patches", "spectrum_gap", "tint", "flat_share"):
         assert found[name] == pytest.approx(0, abs=1e-6), name
     assert found["gradient_ratio"] == pytest.approx(1)
-    assert all(value > 0 for value in protocol.floor(real).values())
+    assert all(value > 0 for value in protocol.half_distances(real).values())
 
 
 def test_shuffled_photos_lose_their_layouts_alone(judged):
     real = look(judged, judged[2].photo)
     shuffled = look(judged, np.roll(judged[2].photo, 1, axis=0))
-    before, after = (protocol.compare(x, real, 2) for x in (real, shuffled))
+    before, after = (compare(x, real, 2) for x in (real, shuffled))
     assert after["miou"][0] < 0.8 * before["miou"][0]
     for name in ("frechet", "frechet_patches", "spectrum_gap", "tint"):
         assert after[name][0] == pytest.approx(0, abs=1e-6), name
@@ -109,7 +113,7 @@ def test_a_judge_learns_from_other_videos(tiny_stores):
     one_video = dataclasses.replace(store, videos=("a",) * 3 + ("b",) * (len(store.ids) - 3))
     judged = dataclasses.replace(heldout, videos=("a",) * len(heldout.ids))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(judging, "train", record)
+        patch.setattr(judging, "train_once", record)
         judging.train_judge(one_video, judged, judged.folder.parent / "judges")
     assert seen[0].tolist() == list(range(3, len(store.ids)))
 

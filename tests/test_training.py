@@ -92,9 +92,9 @@ def test_f_without_canvas_is_trained_once_and_needs_no_bank(finished, tmp_path):
 
     workdir, _ = finished
     model = sims_jax.load(workdir)
-    crn = train_without_canvas(workdir, tmp_path / "crn", model)
+    crn = train_without_canvas(workdir, tmp_path, model)
     began = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    again = train_without_canvas(workdir, tmp_path / "crn", model)
+    again = train_without_canvas(workdir, tmp_path, model)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == began
     assert digest_params(crn.params.synthesis) == digest_params(again.params.synthesis)
     assert digest_params(crn.params.synthesis) != digest_params(model.params.synthesis)

@@ -1,5 +1,6 @@
 """VGG-19: its two weight files, its preprocessing, its head."""
 
+import dataclasses
 import hashlib
 
 import h5py
@@ -176,3 +177,14 @@ def test_segmenter_trains_its_trunk():
     grads = jax.jit(jax.grad(lambda v: jnp.square(net.apply(v, photo)).mean()))(variables)
     for leaf in jax.tree.leaves(grads["params"]["vgg"]):
         assert bool(jnp.isfinite(leaf).all()) and float(jnp.abs(leaf).max()) > 0
+
+
+def test_grey_photos_have_no_chroma_to_compare(tiny_stores):
+    from sims_jax.training.tasks.features import CHROMA, Features
+
+    store = tiny_stores[0]
+    grey = dataclasses.replace(store, photo=np.repeat(store.photo[..., :1], 3, axis=-1))
+    config = vgg.VGGConfig(width_multiplier=1 / SHRINK)
+    params = vgg.VGG(config).init(jax.random.key(0), jnp.zeros((1, 48, 64, 3)))
+    of_color, of_grey = (Features.calibrate(config, params, s).weights for s in (store, grey))
+    assert CHROMA in of_color and of_color.keys() - of_grey.keys() == {CHROMA}

@@ -53,7 +53,7 @@ def prepare_example(example: Example, spec: BankSpec) -> Example:
         "id": str(example["id"]),
         "video": str(example["video"]),
         "frame": int(example["frame"]),
-        "photo": _resize_photo(photo, spec.image_size),
+        "photo": resize_photo(photo, spec.image_size),
         "layout": _resize_field(layout.astype(np.uint8), photo, name, "layout", spec),
     }
     for field, dtype in OPTIONAL_FIELDS.items():
@@ -76,7 +76,7 @@ def _check_ids(layout: np.ndarray, name: str, field: str, spec: BankSpec) -> Non
         )
 
 
-def _resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if photo.shape[:2] == tuple(size):
         return photo
     # Pillow's bilinear filter widens when shrinking (antialiased), and compiles nothing for

@@ -12,7 +12,7 @@ Where that folder is a workdir:
     sheets/  sheet.png  events/   pictures of photos; the numbers are in metrics.jsonl, too
     evaluate/                     the same of its judges and baselines; their scores stay
     layouts/<photo id>.png        held-out layouts
-    <folder>/sources.json         photos of synthesize.py, with the ids of those they are made of
+    **/sources.json               photos of synthesize.py, with the ids of those they are made of
 
 The user's own files, photos made elsewhere and what networks have learned stay as they are. So do
 the scores in report.json; its counts of the bank follow every edit.
@@ -32,6 +32,7 @@ PREPARED_ROWS = "rows-*"
 _OF_ROWS = ("donors-*", PREPARED_ROWS)
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
 _EVALUATED_WITH_PIXELS = ("evaluate/*.png", "evaluate/*/sheets", "evaluate/*/events")
+_UNFINISHED_PICTURES = ".*.png.tmp"  # of commands that were killed
 _SHEET_FILE = "sheet.png"
 _REPORT_FILE = "report.json"
 
@@ -50,7 +51,8 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
         deleted += delete(around / name for name in _WITH_PIXELS)
         deleted += delete(x for name in _EVALUATED_WITH_PIXELS for x in around.glob(name))
         deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
-        for sources in around.glob("*/sources.json"):
+        deleted += delete(around.rglob(_UNFINISHED_PICTURES))
+        for sources in around.rglob("sources.json"):
             deleted += _delete_made(sources, photo_ids)
     return deleted
 
@@ -84,7 +86,7 @@ def delete(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Deletes the files and folders that exist; returns which they were."""
     existing = sorted(path for path in paths if path.exists())
     for path in existing:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -106,8 +108,8 @@ def _delete_made(sources: pathlib.Path, photo_ids: set[str]) -> list[pathlib.Pat
             f"{sources}: found another content ({error!r}), expected what synthesize.py wrote; "
             "move or delete its folder"
         ) from error
-    if not of_them:
-        return []
+    # A sheet may show photos that were made anew since, of other sources.
     deleted = delete(sources.parent / name for name in (*of_them, _SHEET_FILE))
-    write_json(sources, {name: made[name] for name in made if name not in of_them})
+    if of_them:
+        write_json(sources, {name: made[name] for name in made if name not in of_them})
     return deleted

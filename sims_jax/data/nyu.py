@@ -104,7 +104,7 @@ class NyuFrame:
             "photo": _encode_png(arrays["images"]),
             "layout": np.array(self.codes, np.uint8)[label],
             "instances": _number_instances(label, arrays["instances"]),
-            "depth": np.nan_to_num(arrays["depths"]),
+            "depth": np.nan_to_num(arrays["depths"], posinf=0, neginf=0),
         }
 
 

@@ -159,6 +159,7 @@ class FilesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         labels, splits = cls.list_examples(config)
         check_ids(splits)
+        check_maps(splits)
         name = _digest(config, labels, splits)
         return cls(config=FilesConfig(name=name, labels=labels, splits=splits), data_dir=cache_dir)
 
@@ -219,16 +220,31 @@ def check_ids(splits: Splits, refuse: Refuse = refuse_at_once) -> None:
             seen[one.id] = split
 
 
+def check_maps(splits: Splits, refuse: Refuse = refuse_at_once) -> None:
+    """All examples must have the same maps, over all splits.
+
+    Raises:
+      InputError: through `refuse`, an example lacks one that others have.
+    """
+    listed = [(split, one) for split, examples in splits.items() for one in examples]
+    every = {name for _, one in listed for name in one.maps}
+    for split, one in listed:
+        for name in sorted(every.difference(one.maps)):
+            path = next(iter(one.files.values()))
+            refuse(InputError(
+                f"{path}: found no {name} in the split {split}, expected one as others have; "
+                "add it, or take the folder of the others away", [path],
+            ))  # fmt: skip
+            return
+
+
 def _digest(config: object, labels: LabelSpace, splits: Splits) -> str:
     listed = [(split, one) for split, examples in splits.items() for one in examples]
     files = {path for _, one in listed for path in one.files.values()}
     content = {
         "config": dataclasses.asdict(config),
         "labels": dataclasses.asdict(labels),
-        "examples": [
-            [split, one.id, one.video, one.frame, {k: str(path) for k, path in one.files.items()}]
-            for split, one in listed
-        ],
+        "examples": [[split, one.files, dataclasses.asdict(one)] for split, one in listed],
         "files": [_file_state(path) for path in sorted(files)],
     }
     text = json.dumps(content, sort_keys=True, default=str)

@@ -3,15 +3,14 @@
 import dataclasses
 import pathlib
 
+import jax
 import numpy as np
 
-from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
-from sims_jax.config import load_config, write_json
+from sims_jax.config import load_config
+from sims_jax.evaluation.kept import train_once
 from sims_jax.model import Model
-from sims_jax.training.loop import train
 from sims_jax.training.run import Run
 from sims_jax.training.settings import STAGES, read_settings
-from sims_jax.training.writers import MetricsWriter
 
 
 def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Model) -> Model:
@@ -19,25 +18,25 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
 
     Args:
       workdir: of train.py, finished.
-      folder: where it is trained, or was: a second call reads it.
+      folder: where it is kept: a second call reads it.
 
     Returns:
       The model with these parameters, and with an empty bank.
 
     Source: Chen and Koltun, "Photographic Image Synthesis with Cascaded Refinement Networks", 2017.
     """
-    if not (folder / DONE_FILE).exists():
-        config = load_config(workdir)
-        config.stages = STAGES
-        settings = read_settings(config)
-        task = Run(config, workdir).task("synthesis", settings)
-        always = dataclasses.replace(settings.simulation, empty_share=1.0)
-        task = dataclasses.replace(task, simulation=always, name="crn")
-        folder.mkdir(parents=True, exist_ok=True)
-        with MetricsWriter(folder) as writer:
-            params = train(task, settings.train["synthesis"], folder, writer, config.seed)
-        write_json(folder / DONE_FILE, {"sha256": digest_params(params)})
-    params = model.params.replace(synthesis=restore_finished(folder))
+    config = load_config(workdir)
+    kept = config.to_dict()
+    config.stages = STAGES
+    settings = read_settings(config)
+    task = Run(config, workdir).task("synthesis", settings)
+    always = dataclasses.replace(settings.simulation, empty_share=1.0)
+    task = dataclasses.replace(task, simulation=always, name="crn")
+    learned_from = [kept, task.store.digest]
+    found = train_once(task, settings.train["synthesis"], folder, learned_from, config.seed)
+    params = model.params
+    where = jax.tree.leaves(params.synthesis)[0].sharding  # as the other networks' are
+    params = params.replace(synthesis=jax.device_put(found, where))
     return dataclasses.replace(model, params=params).without_bank()
 
 

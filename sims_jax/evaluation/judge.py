@@ -1,14 +1,15 @@
-"""The judge: a segmenter that has never seen the videos it judges, trained once for a bank.
+"""The judge: a segmenter that has never seen the videos it judges, trained once for a set of them.
 
 It is a residual U-Net, another architecture than Φ, for f was trained to please Φ; and it learns
 under strong augmentation, so that it does not fail at photos for their light. What it says of a
 photo: its classes, and the features that Fréchet and kernel distances compare.
+
+The fairest objection: it has learned from the bank's photos, and photos made of their pixels may
+please it more than a real photo of a street that it has not seen.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 
 import flax.linen as nn
@@ -19,17 +20,17 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from sims_jax.bank.store import Store
-from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
-from sims_jax.config import write_json
+from sims_jax.checkpoints import digest_params
+from sims_jax.errors import InputError
+from sims_jax.evaluation.kept import train_once
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.losses import cross_entropy
 from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from sims_jax.nets.layers import LEAK, ConvBlock, LayerNorm, average_pool, upsample
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import contact_sheet
-from sims_jax.training.loop import TrainConfig, train
+from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.heldout import map_examples, spread
-from sims_jax.training.writers import MetricsWriter
 
 ARCHITECTURE = "residual U-Net 32-64-96-128"
 SEED = 0
@@ -50,11 +51,13 @@ TRAIN = TrainConfig(
     save_every=250,
     sheet_every=1500,
 )
-# Augmentation: sides of crops; gains, gammas and single channels' gains, or their inverses; noise.
+# Augmentation: sides of crops; gains, gammas and single channels' gains, or their inverses; noise;
+# the share of the examples that is blurred.
 CROP = (0.5, 1.0)
 MAX_GAIN, MAX_GAMMA, MAX_TINT = 2.5, 1.6, 1.15
 MAX_NOISE = 0.05
-BLURRED_SHARE = 0.3  # of the examples
+BLURRED_SHARE = 0.3
+AUGMENTATION = [CROP, MAX_GAIN, MAX_GAMMA, MAX_TINT, MAX_NOISE, BLURRED_SHARE]
 SHEET_ROWS = 6
 
 
@@ -133,16 +136,19 @@ class JudgeTask:
         right = (_classes(logits) == batch["layout"]).astype(jnp.float32)
         return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
 
+    def _judge(self, params) -> "Judge":
+        return Judge(params, self.labels, "", self.count)
+
     def evaluate(self, params) -> dict[str, float]:
         """`accuracy` and `miou` on the real photos that are judged."""
-        found = Judge(params, self.labels, "").look(self.judged.photo).found
+        found = self._judge(params).look(self.judged.photo).found
         confusion = confusion_matrix(found, self.judged.layout, self.labels.num_classes)
         return {"accuracy": pixel_accuracy(confusion), "miou": mean_iou(confusion)}
 
     def sheet(self, params) -> np.ndarray:
         """Rows of: photo | its segmentation | its layout."""
         chosen = spread(len(self.judged.ids), SHEET_ROWS)
-        found = Judge(params, self.labels, "").look(self.judged.photo[chosen]).found
+        found = self._judge(params).look(self.judged.photo[chosen]).found
         return contact_sheet([
             [self.judged.photo[i], *(colorize(x, self.labels) for x in (f, self.judged.layout[i]))]
             for i, f in zip(chosen, found, strict=True)
@@ -176,11 +182,12 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A trained judge; `sha256` is that of its parameters."""
+    """A trained judge: its parameters' SHA-256, and the number of photos it has learned from."""
 
     params: dict
     labels: LabelSpace
     sha256: str
+    photos: int
 
     def look(self, photos: UInt8[np.ndarray, "n H W 3"]) -> Seen:
         examples = [{"photo": photo} for photo in photos]
@@ -207,32 +214,27 @@ def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
     """The judge of `judged`, trained on the store's photos of other videos; once, then read.
 
     Args:
-      folder: where judges are kept, each under a name that says what it has learned from.
+      folder: where judges are kept.
 
     Raises:
-      InputError: a judge that was kept is damaged.
+      InputError: the store has no photos of other videos, or a judge that was kept is damaged.
     """
-    photos = np.flatnonzero(~np.isin(store.videos, judged.videos))
-    if not photos.size:  # all of one video: then of other photos
-        photos = np.flatnonzero(~np.isin(store.ids, judged.ids))
-    task = JudgeTask(store, photos, judged)
-    what = json.dumps(
-        [store.digest, sorted(set(judged.videos)), ARCHITECTURE, SEED, dataclasses.asdict(TRAIN)]
-    )
-    folder = folder / f"judge-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-    if not (folder / DONE_FILE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with MetricsWriter(folder) as writer:
-            one = jax.local_devices()[:1]  # the same judge, however many there are
-            params = train(task, TRAIN, folder / "checkpoints", writer, SEED, one)
-            writer.write_sheet("judge", TRAIN.steps, task.sheet(params))
-        write_json(
-            folder / "checkpoints" / DONE_FILE,
-            {"sha256": digest_params(params), "photos": len(photos)},
+    same = np.isin(store.videos, judged.videos) | np.isin(store.ids, judged.ids)
+    photos = np.flatnonzero(~same)
+    if not photos.size:
+        raise InputError(
+            f"{store.folder}: found only photos of the videos that are judged, expected others for "
+            "the judge to learn from; hold whole videos out"
         )
-        write_json(folder / DONE_FILE, task.evaluate(params))
-    params = restore_finished(folder / "checkpoints")
-    return Judge(params, store.spec.labels, digest_params(params))
+    task = JudgeTask(store, photos, judged)
+    learned_from = [
+        store.digest,
+        [store.ids[i] for i in photos],
+        [ARCHITECTURE, AUGMENTATION, SEED, dataclasses.asdict(TRAIN)],
+    ]
+    one = jax.local_devices()[:1]  # the same judge, however many there are
+    params = train_once(task, TRAIN, folder, learned_from, SEED, one)
+    return Judge(params, store.spec.labels, digest_params(params), photos.size)
 
 
 def _classes(logits: Float[Array, "B H W C"]) -> UInt8[Array, "B H W"]:

@@ -2,7 +2,8 @@
 
 A set is n photos of n layouts, in the same order as the n real photos of these layouts. All are
 judged at the model's working size, in bytes, as a PNG would hold them. Intervals are of a bootstrap
-over photos, drawn with their real counterparts.
+over photos, drawn with their real counterparts; frames of one video are not independent, so that
+intervals are rather too narrow.
 """
 
 import dataclasses
@@ -17,8 +18,9 @@ from sims_jax.evaluation.judge import Judge, Seen
 from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
 
 VERSION = 1
+LEAST_PHOTOS = 2  # to be compared
 DRAWS, LEVEL, SEED = 200, 0.95, 0  # of the bootstrap
-HALVES = 20  # random halves of the real photos, whose distance is the floor
+HALVES = 20  # random halves of the real photos, whose distances are told for comparison
 PATCHES_A_PHOTO = 12  # of which kernels are computed
 THUMBNAIL_PX = 4  # pixels a side that are averaged before photos are compared with training photos
 
@@ -36,6 +38,9 @@ SCORES = {
     "flat_share": "share of squares of one colour beyond the real photos': 0",
     "nearest_train": "median distance to the nearest training photo, in 8-bit steps: 0 is a copy",
 }
+
+
+Score = Callable[[Int[np.ndarray, "k"]], float]  # of the photos of these indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +68,9 @@ def look_at(
     photo: UInt8[np.ndarray, "n H W 3"],
     layout: UInt8[np.ndarray, "n H W"],
     judge: Judge,
-    train_photo: UInt8[np.ndarray, "k H W 3"],
+    train_thumbnails: Float[np.ndarray, "k h w 3"],
 ) -> PhotoSet:
-    """Measures the photos of layouts."""
+    """Measures the photos of layouts; for the nearest photo of training see `thumbnails`."""
     seen = judge.look(photo)
     unit = photo.astype(np.float32) / scores.TO_8_BITS
     classes = judge.labels.num_classes
@@ -80,27 +85,23 @@ def look_at(
         gradient=scores.mean_gradient(unit),
         chroma=scores.mean_chroma(unit),
         flat=scores.flat_share(photo),
-        nearest=scores.nearest_distance(_thumbnails(photo), _thumbnails(train_photo)),
+        nearest=scores.nearest_distance(thumbnails(photo), train_thumbnails),
         pooled=scores.Moments.of(seen.pooled[:, None]),
         patches=scores.Moments.of(seen.patches),
     )  # fmt: skip
 
 
 def compare(
-    photos: PhotoSet, real: PhotoSet, draws: int = DRAWS
+    functions: dict[str, Score], count: int, draws: int = DRAWS
 ) -> dict[str, tuple[float, float, float]]:
-    """Every score of a set: (value, low, high)."""
-    count = len(photos.photo)
-    functions = score_functions(photos, real)
+    """Every score of a set of `count` photos: (value, low, high)."""
     return {
         name: scores.bootstrap(function, count, draws, LEVEL, SEED)
         for name, function in functions.items()
     }
 
 
-def score_functions(
-    photos: PhotoSet, real: PhotoSet
-) -> dict[str, Callable[[Int[np.ndarray, "k"]], float]]:
+def score_functions(photos: PhotoSet, real: PhotoSet) -> dict[str, Score]:
     """Each score as a function of the indices of the photos that count."""
 
     def of_sum(measure, chosen):
@@ -143,8 +144,12 @@ def class_iou(photos: PhotoSet, names: tuple[str, ...]) -> dict[str, float]:
     return {name: float(i / u) for name, i, u in zip(names, inside, union, strict=True) if u}
 
 
-def floor(real: PhotoSet) -> dict[str, float]:
-    """Mean distances between random halves of the real photos: what no set should be asked for."""
+def half_distances(real: PhotoSet) -> dict[str, float]:
+    """Mean distances between random halves of the real photos: of other layouts, and of n / 2.
+
+    Few photos are far apart by chance, and the fewer the farther; a set that lies nearer than this
+    to the real photos of its layouts cannot be told from them by these distances.
+    """
     rng = np.random.default_rng(SEED)
     count = len(real.photo)
     found: dict[str, list[float]] = {"frechet": [], "frechet_patches": []}
@@ -164,7 +169,8 @@ def _some_vectors(features: np.ndarray) -> Float[np.ndarray, "n m d"]:
     return features[:, some.round().astype(int)]
 
 
-def _thumbnails(photo: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "n h w 3"]:
+def thumbnails(photo: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "n h w 3"]:
+    """Photos at a quarter of their size, in [0, 1]."""
     height, width = (side // THUMBNAIL_PX * THUMBNAIL_PX for side in photo.shape[1:3])
     small = photo[:, :height, :width].reshape(
         len(photo), height // THUMBNAIL_PX, THUMBNAIL_PX, width // THUMBNAIL_PX, THUMBNAIL_PX, 3

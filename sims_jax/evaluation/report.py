@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import zlib
 from collections.abc import Callable
 
 import jax
 import numpy as np
-from PIL import Image
 
 import sims_jax
+from sims_jax.bank.photo import resize_photo
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.config import write_json
 from sims_jax.errors import InputError
@@ -21,12 +22,14 @@ from sims_jax.evaluation.judge import Judge, train_judge
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.images import decode_photo, read_bytes
 from sims_jax.labels import colorize, read_layout
-from sims_jax.model import Model, Result
+from sims_jax.model import Model
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import contact_sheet, to_uint8, write_picture
 from sims_jax.progress import progress
+from sims_jax.result import Result
 
 FOLDER = "evaluate"  # in the workdir
+MOST_STRETCHED = 0.02  # of a photo's proportions
 SHEET_EACH = 3  # of the best, of the median, of the worst
 
 
@@ -34,13 +37,18 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     """Judges what the flags say; the report that was written.
 
     Raises:
-      InputError: something that is asked for is missing, damaged, or of another size.
+      InputError: something that is asked for is missing, damaged, or of other proportions.
     """
     workdir, folder = arguments.workdir, arguments.workdir / FOLDER
     _check(arguments)
     store, heldout = open_bank(workdir / "bank"), open_bank(workdir / "heldout")
     if arguments.layouts:
-        heldout = _read_judged(arguments.layouts, arguments.real, heldout)
+        heldout = _read_judged(arguments.layouts, arguments.real, store, heldout)
+    if len(heldout.ids) < protocol.LEAST_PHOTOS:
+        raise InputError(
+            f"{arguments.layouts or heldout.folder}: found {len(heldout.ids)} layout, expected "
+            f"{protocol.LEAST_PHOTOS} or more; add some"
+        )
     pictures: dict[str, np.ndarray] = {}
     extra: dict[str, dict[str, float]] = {}
     if arguments.photos:
@@ -49,31 +57,38 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         pictures, extra = _make_photos(workdir, heldout, arguments.baselines)
     judge = train_judge(store, heldout, folder)
 
+    train_thumbnails = protocol.thumbnails(store.photo)
+
     def look(photo: np.ndarray) -> PhotoSet:
-        return protocol.look_at(photo, heldout.layout, judge, store.photo)
+        return protocol.look_at(photo, heldout.layout, judge, train_thumbnails)
 
     real = look(heldout.photo)
     looked = {"real": real} | {name: look(photo) for name, photo in pictures.items()}
+    functions = {name: protocol.score_functions(photos, real) for name, photos in looked.items()}
     with progress("scores", len(looked)) as bar:
         table = {}
-        for name, photos in looked.items():
-            table[name] = protocol.compare(photos, real)
+        for name in looked:
+            table[name] = protocol.compare(functions[name], len(heldout.ids))
             bar.update()
+    judged = str(arguments.layouts) if arguments.layouts else arguments.split
     report = {
-        "protocol": _describe(judge, store, heldout),
+        "protocol": _describe(judge, store, heldout, judged),
         "scores": {
             name: {key: dict(zip(("value", "low", "high"), x, strict=True)) for key, x in y.items()}
             | extra.get(name, {})
             for name, y in table.items()
         },
-        "floor": protocol.floor(real),
+        "real_halves": protocol.half_distances(real),
         "classes": {
             name: protocol.class_iou(photos, judge.labels.classes)
             for name, photos in looked.items()
         },
-        "videos": _by_video(looked, heldout),
+        "videos": _by_video(functions, heldout),
     }
-    name = arguments.photos.name if arguments.photos else arguments.split
+    name = arguments.split
+    if arguments.photos:  # folders of one name are not one report
+        place = arguments.photos.resolve()
+        name = f"{place.name}-{zlib.crc32(str(place).encode()):08x}"
     path = arguments.json or folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = folder / f"{name}.png"
@@ -112,7 +127,7 @@ def _make_photos(
     }
     if baselines:
         pictures["canvas"] = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
-        crn = train_without_canvas(workdir, workdir / FOLDER / "crn", model)
+        crn = train_without_canvas(workdir, workdir / FOLDER, model)
         crn_results = _synthesize("synthesize without a bank", crn, heldout)
         pictures["crn"] = _stack(crn_results, lambda result: result.photo)
     return pictures, extra
@@ -131,13 +146,18 @@ def _stack(results: list[Result], picture: Callable[[Result], np.ndarray]) -> np
     return np.stack([to_uint8(picture(result)) for result in results])
 
 
-def _read_judged(layouts: pathlib.Path, real: pathlib.Path, heldout: Store) -> Store:
-    """The held-out store with other photos and layouts in it; each is a video of its own."""
+def _read_judged(layouts: pathlib.Path, real: pathlib.Path, store: Store, heldout: Store) -> Store:
+    """The held-out store with other photos and layouts in it.
+
+    Those that the workdir has by the same id are of the same video, others each of its own.
+    """
     paths = _pngs(layouts)
     size = heldout.spec.image_size
     ids = tuple(path.stem for path in paths)
     read = [resize_labels(read_layout(path, heldout.spec.labels), size) for path in paths]
-    judged = dataclasses.replace(heldout, ids=ids, videos=ids, layout=np.stack(read))
+    known = {i: video for s in (store, heldout) for i, video in zip(s.ids, s.videos, strict=True)}
+    videos = tuple(known.get(photo_id, photo_id) for photo_id in ids)
+    judged = dataclasses.replace(heldout, ids=ids, videos=videos, layout=np.stack(read))
     return dataclasses.replace(judged, photo=_read_photos(real, judged))
 
 
@@ -150,14 +170,18 @@ def _read_photos(folder: pathlib.Path, judged: Store) -> np.ndarray:
             f"{folder / missing[0]}.png: not found, expected a photo for each of the "
             f"{len(judged.ids)} layouts ({len(missing)} are missing); make them"
         )
-    size = judged.spec.image_size[::-1]
-    return np.stack([
-        np.asarray(
-            Image.fromarray(decode_photo(read_bytes(there[i]), there[i]))
-            .resize(size, Image.Resampling.BOX)
+    return np.stack([_read_photo(there[i], judged.spec.image_size) for i in judged.ids])
+
+
+def _read_photo(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    photo = decode_photo(read_bytes(path), path)
+    height, width = photo.shape[:2]
+    if abs(width * size[0] / (height * size[1]) - 1) > MOST_STRETCHED:
+        raise InputError(
+            f"{path}: found {width}x{height} pixels, expected the proportions of {size[1]}x"
+            f"{size[0]}, the model's size; crop it"
         )
-        for i in judged.ids
-    ])  # fmt: skip
+    return resize_photo(photo, size)
 
 
 def _pngs(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -172,24 +196,27 @@ def _pngs(folder: pathlib.Path) -> list[pathlib.Path]:
 # What is told.
 
 
-def _describe(judge: Judge, store: Store, heldout: Store) -> dict[str, object]:
+def _describe(judge: Judge, store: Store, heldout: Store, judged: str) -> dict[str, object]:
     return {
         "version": protocol.VERSION,
         "size": list(heldout.spec.image_size),
-        "resampling": "photos area, layouts nearest",
+        "resampling": "photos bilinear with antialiasing, layouts nearest",
         "judge": judging.ARCHITECTURE,
         "judge_seed": judging.SEED,
         "judge_sha256": judge.sha256,
+        "judge_photos": judge.photos,
         "features": f"the judge's, {judging.FEATURES}",
-        "split": "val",
+        "judged": judged,
         "n": len(heldout.ids),
         "bank_sha256": store.digest,
-        "bootstrap": f"{protocol.DRAWS} draws, {protocol.LEVEL:.0%}",
+        "bootstrap": f"basic, {protocol.DRAWS} draws of photos, {protocol.LEVEL:.0%}",
         "platform": jax.default_backend(),
     }
 
 
-def _by_video(looked: dict[str, PhotoSet], heldout: Store) -> dict[str, dict[str, dict]]:
+def _by_video(
+    functions: dict[str, dict[str, protocol.Score]], heldout: Store
+) -> dict[str, dict[str, dict]]:
     """Scores of each video of several photos, where there is more than one."""
     videos = np.array(heldout.videos)
     names, counts = np.unique(videos, return_counts=True)
@@ -197,11 +224,8 @@ def _by_video(looked: dict[str, PhotoSet], heldout: Store) -> dict[str, dict[str
         return {}
     return {
         str(video): {
-            name: {
-                key: function(np.flatnonzero(videos == video))
-                for key, function in protocol.score_functions(photos, looked["real"]).items()
-            }
-            for name, photos in looked.items()
+            name: {key: function(np.flatnonzero(videos == video)) for key, function in own.items()}
+            for name, own in functions.items()
         }
         for video in names[counts > 1]
     }
@@ -234,6 +258,6 @@ def _tell(report: dict) -> None:
     for key, value in sets["photos"].items():
         if key not in protocol.SCORES:
             print(f"{key:17}{'':26}{value:>26.4g}")
-    print("floor, halves of the real photos: " + json.dumps(report["floor"]))
+    print("halves of the real photos to each other: " + json.dumps(report["real_halves"]))
     for key, meaning in protocol.SCORES.items():
         print(f"  {key}: {meaning}")

@@ -56,7 +56,7 @@ def frechet_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.n
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """Sums of the kernel (x·y / d + 1)^3 over the vectors of each pair of photos."""
+    """Means of the kernel (x·y / d + 1)^3 over the vectors of each pair of photos."""
 
     within_a: Float[np.ndarray, "n n"]
     within_b: Float[np.ndarray, "n n"]
@@ -64,12 +64,16 @@ class Kernels:
 
     @classmethod
     def of(cls, a: Float[np.ndarray, "n m d"], b: Float[np.ndarray, "n m d"]) -> "Kernels":
-        def sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            flat_x, flat_y = (z.reshape(-1, z.shape[-1]).astype(np.float64) for z in (x, y))
-            kernel = (flat_x @ flat_y.T / x.shape[-1] + 1.0) ** KERNEL_DEGREE
-            return kernel.reshape(*x.shape[:2], *y.shape[:2]).mean(axis=(1, 3))
+        def means(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            vectors = y.reshape(-1, y.shape[-1]).astype(np.float64)
 
-        return cls(sums(a, a), sums(b, b), sums(a, b))
+            def of_photo(own: np.ndarray) -> np.ndarray:
+                kernel = (own.astype(np.float64) @ vectors.T / x.shape[-1] + 1.0) ** KERNEL_DEGREE
+                return kernel.mean(axis=0).reshape(y.shape[:2]).mean(axis=1)
+
+            return np.stack([of_photo(own) for own in x])
+
+        return cls(means(a, a), means(b, b), means(a, b))
 
 
 def kernel_distance(kernels: Kernels, chosen: Int[np.ndarray, "k"]) -> float:
@@ -146,7 +150,10 @@ def nearest_distance(
 def bootstrap(
     score: Callable[[Int[np.ndarray, "n"]], float], count: int, draws: int, level: float, seed: int
 ) -> tuple[float, float, float]:
-    """(score of all, low, high): a percentile interval over photos drawn with replacement.
+    """(score of all, low, high): a basic interval over photos drawn with replacement.
+
+    The spread of the draws is taken about the score of all, mirrored: drawing photos twice raises
+    a distance, and percentiles of the draws would not even hold the score.
 
     Args:
       score: of the photos of these indices.   count: n.
@@ -156,4 +163,5 @@ def bootstrap(
     values = [score(rng.integers(count, size=count)) for _ in range(draws)]
     tail = 50.0 * (1.0 - level)
     low, high = np.nanpercentile(values, [tail, 100.0 - tail])
-    return float(score(np.arange(count))), float(low), float(high)
+    whole = float(score(np.arange(count)))
+    return whole, float(2.0 * whole - high), float(2.0 * whole - low)

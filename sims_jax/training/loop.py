@@ -175,5 +175,5 @@ def _check_finite(values: dict[str, float], stage: str, step: int, saved: int | 
     if bad:
         raise InputError(
             f"{stage}, step {step}: found {bad[0]} = {values[bad[0]]}, expected a finite number; "
-            f"the last checkpoint is of step {saved}; lower config.{stage}.train.learning_rate"
+            f"the last checkpoint is of step {saved}; lower the learning rate of {stage}"
         )

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import numpy as np
 from scipy import ndimage
 
-from sims_jax.data.pairs import Listed, Splits, check_ids
+from sims_jax.data.pairs import Listed, Splits, check_ids, check_maps
 from sims_jax.errors import InputError
 from sims_jax.labels import CITYSCAPES, VOID, LabelSpace
 from sims_jax.ops.resize import resize_labels
@@ -177,6 +177,7 @@ def find_shared_ids(splits: Splits) -> list[Fault]:
     """Faults: examples of one name."""
     errors: list[InputError] = []
     check_ids(splits, errors.append)
+    check_maps(splits, errors.append)
     return [Fault.of(error) for error in errors]
 
 

@@ -60,8 +60,12 @@ class Features:
             unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0))
             return unweighted.distance(a, b)[1]
 
-        weights = calibrate_weights(average_over(compare, params, examples))
-        weights[CHROMA] *= CHROMA_WEIGHT
+        distances = average_over(compare, params, examples)
+        if not distances[CHROMA]:  # all photos are grey
+            del distances[CHROMA]
+        weights = calibrate_weights(distances)
+        if CHROMA in weights:
+            weights[CHROMA] *= CHROMA_WEIGHT
         return cls(config, params, weights)
 
     def distance(
