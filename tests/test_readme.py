@@ -8,6 +8,7 @@ import pytest
 from conftest import load_config
 
 from sims_jax.bank.__main__ import bank_parser
+from sims_jax.evaluate import evaluate_parser
 from sims_jax.synthesize_command import synthesize_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,6 +29,9 @@ def test_command(command):
         return
     if words[:3] == ["python", "-m", "sims_jax.bank"]:
         assert bank_parser().parse_args(words[3:]).bank
+        return
+    if words[:3] == ["python", "-m", "sims_jax.evaluate"]:
+        assert evaluate_parser().parse_args(words[3:]).workdir
         return
     checks = words[:3] == ["python", "-m", "sims_jax.data.check"]
     assert words[0] == "python" and (checks or (ROOT / words[1]).exists())

@@ -30,6 +30,7 @@ from sims_jax.result import Result
 
 FOLDER = "evaluate"  # in the workdir
 MOST_STRETCHED = 0.02  # of a photo's proportions
+COLUMN = 28  # characters of the table
 SHEET_EACH = 3  # of the best, of the median, of the worst
 
 
@@ -248,16 +249,16 @@ def _tell(report: dict) -> None:
     for name, value in report["protocol"].items():
         print(f"{name}: {value}")
     sets = report["scores"]
-    print("\n" + " " * 17 + "".join(f"{name:>26}" for name in sets))
+    print("\n" + " " * 17 + "".join(f"{name:>{COLUMN}}" for name in sets))
     for key in protocol.SCORES:
         cells = [
-            f"{s[key]['value']:.4g} [{s[key]['low']:.4g}, {s[key]['high']:.4g}]"
+            f"{s[key]['value']:.3g} [{s[key]['low']:.3g}, {s[key]['high']:.3g}]"
             for s in sets.values()
         ]
-        print(f"{key:17}" + "".join(f"{cell:>26}" for cell in cells))
+        print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
     for key, value in sets["photos"].items():
         if key not in protocol.SCORES:
-            print(f"{key:17}{'':26}{value:>26.4g}")
+            print(f"{key:17}{'':{COLUMN}}{value:>{COLUMN}.4g}")
     print("halves of the real photos to each other: " + json.dumps(report["real_halves"]))
     for key, meaning in protocol.SCORES.items():
         print(f"  {key}: {meaning}")
