@@ -62,8 +62,13 @@ def run_with_config(do: Callable) -> None:
 
 def _train(config, workdir: pathlib.Path, processes: int) -> None:
     from sims_jax.training.run import Run
+    from sims_jax.training.termination import SIGTERM_STATUS, Terminated
 
-    report = Run(config, workdir, processes).run()
+    try:
+        report = Run(config, workdir, processes).run()
+    except Terminated as stop:
+        print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        sys.exit(SIGTERM_STATUS)
     if report is not None:
         print(json.dumps(report, indent=2))
         print(f"report: {workdir / 'report.json'}\nsheet: {workdir / 'sheet.png'}")

@@ -200,6 +200,20 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "c.png").exists()
 
 
+def test_a_terminated_training_says_how_to_go_on(monkeypatch, capsys):
+    from sims_jax.training import run
+    from sims_jax.training.termination import Terminated
+
+    def stop(_):
+        raise Terminated("ordering: stopped by SIGTERM, step 3 is saved")
+
+    monkeypatch.setattr(run.Run, "run", stop)
+    with pytest.raises(SystemExit) as exit_:
+        commands._train(None, None, 1)
+    assert exit_.value.code == 143
+    assert "step 3 is saved; the same command goes on" in capsys.readouterr().err
+
+
 def test_npy_layouts_give_png_photos(synthesize, tmp_path):
     np.save(tmp_path / "layouts" / "b.npy", np.zeros((8, 8), int))
     synthesize()

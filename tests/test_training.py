@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_
 from sims_jax.errors import InputError
 from sims_jax.training.loop import TrainConfig, train
 from sims_jax.training.run import STAGES, Run
+from sims_jax.training.termination import Terminated
 from sims_jax.training.writers import MetricsWriter
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -217,6 +219,28 @@ def test_resumed_equals_uninterrupted(tmp_path, capsys):
     }
     lines = [(tmp_path / name / METRICS_FILE).read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]
+
+
+def test_sigterm_saves_and_the_rest_is_the_same(tmp_path):
+    class Preempted(MetricsWriter):
+        def write(self, stage, step, metrics):
+            super().write(stage, step, metrics)
+            if step == 6:  # no step that is saved anyway
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    found = {}
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "stopped":
+            handler = signal.getsignal(signal.SIGTERM)
+            with Preempted(folder) as writer, pytest.raises(Terminated, match="step 7 is saved"):
+                train(Toy(), toy_config(), folder / "toy", writer, 0)
+            assert signal.getsignal(signal.SIGTERM) is handler
+        with MetricsWriter(folder) as writer:
+            ema = train(Toy(), toy_config(), folder / "toy", writer, 0)
+        found[name] = float(ema["w"]), (folder / METRICS_FILE).read_text()
+    assert found["whole"] == found["stopped"]
 
 
 def test_not_a_number_stops_the_run(tmp_path):

@@ -16,6 +16,7 @@ from sims_jax.progress import progress
 from sims_jax.rng import stream_key
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.parallel import create_state, make_train_step, shard_batch
+from sims_jax.training.termination import Terminated, watch_for_sigterm
 from sims_jax.training.writers import MetricsWriter
 
 SCHEDULES = ("constant", "cosine", "growth")
@@ -132,6 +133,7 @@ def train(
 
     Raises:
       InputError: the loss is not finite; the last checkpoint is still from before that.
+      Terminated: SIGTERM came; the step it came in is saved.
     """
     print(f"{task.name}: compiling", flush=True)
     devices = list(jax.devices() if devices is None else devices)
@@ -142,7 +144,7 @@ def train(
     step_fn = make_train_step(
         task.loss, optimizer, config.ema_decay, stream_key(key, "steps"), devices
     )
-    with Checkpoints(folder) as checkpoints:
+    with watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(state)
         done = int(state.step)
@@ -154,6 +156,8 @@ def train(
                 state, metrics = step_fn(state, *shard_batch((batch, position), local))
                 last = step == config.steps
                 logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
+                stops = terminated()
+                saves |= stops
                 if logs or saves:
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)
@@ -167,6 +171,8 @@ def train(
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
                 if saves:
                     checkpoints.save(step, state, state.ema)
+                if stops and not last:
+                    raise Terminated(f"{task.name}: stopped by SIGTERM, step {step} is saved")
     return state.ema
 
 
