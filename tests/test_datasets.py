@@ -241,5 +241,5 @@ def test_a_config_is_given_another_dataset_by_its_name_alone(tmp_path):
     config, _ = WRITERS["coco_stuff"](tmp_path / "data")
     others = {"holdout_videos": (), "train_extra": False, "subset": ""}
     assert open_dataset(others | config, tmp_path / "cache").name == "coco_stuff"
-    with pytest.raises(InputError, match="found 'train_extra'"):
+    with pytest.raises(InputError, match="train_extra: found an unknown key"):
         open_dataset(others | config | {"train_extra": True}, tmp_path / "cache")

@@ -61,7 +61,8 @@ class Pair:
 
     Args:
       photo: PNG or JPEG.
-      layout, coarse: PNG or .npy, of the photo's size.
+      layout: PNG or .npy, of the photo's size.
+      coarse: PNG, of the photo's size.
       instances: PNG of instance ids, of the photo's size.
       depth: PNG of depths, for a subclass to read.
     """

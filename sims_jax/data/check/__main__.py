@@ -20,7 +20,8 @@ def main() -> None:
     follow = flags.DEFINE_bool("follow_links", False, "Files may be links out of the folder.")
 
     def check(config) -> None:
-        from sims_jax.data.check.report import check_dataset, to_text, write_json, write_sheet
+        from sims_jax.config import write_json
+        from sims_jax.data.check.report import check_dataset, to_json, to_text, write_sheet
 
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
         report = check_dataset(
@@ -31,7 +32,7 @@ def main() -> None:
         )
         print(to_text(report))
         if json_file.value:
-            write_json(pathlib.Path(json_file.value), report)
+            write_json(pathlib.Path(json_file.value), to_json(report))
         if sheet.value:
             print(f"{write_sheet(pathlib.Path(sheet.value), report)} samples: {sheet.value}")
         if not report.passed:

@@ -44,7 +44,7 @@ class Finding:
     Args:
       one: the example as listed.
       faults: of its files.
-      size: (H, W) of photo and layout, None if one cannot be read or they differ.
+      size: (H, W) of the layout, None if it cannot be read or is not of the photo's size.
       digest: of the photo's content, to find copies.
       pixels: int64 [C + 1], of each class; the last is void.
       segments: int64 [C], of each class at the bank's size.

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -175,10 +174,6 @@ def to_text(report: Report) -> str:
             lines.append(f"{what}: and {len(some) - NUM_SHOWN} more; --json=FILE lists all")
     verdict = "can be trained on" if report.passed else f"faults to correct: {len(report.faults)}"
     return "\n".join([*lines, f"{report.dataset}: {verdict}"])
-
-
-def write_json(path: pathlib.Path, report: Report) -> None:
-    path.write_text(json.dumps(to_json(report), indent=1) + "\n")
 
 
 def write_sheet(path: pathlib.Path, report: Report) -> int:
