@@ -104,8 +104,9 @@ def restore_finished(folder: pathlib.Path):
         with Checkpoints(folder) as checkpoints:
             params = checkpoints.restore_ema()
     except Exception as error:  # orbax raises a bare Exception for a lost chunk
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
-            f"{folder}: found a damaged checkpoint ({str(error).splitlines()[0]}), expected a "
+            f"{folder}: found a damaged checkpoint ({reason}), expected a "
             "complete one; delete the folder and run train.py again"
         ) from error
     if digest_params(params) != json.loads(done.read_text()).get("sha256"):

@@ -305,7 +305,7 @@ def kill_halfway(command, environment, workdir, stage, config) -> list[pathlib.P
 def left_halfway(workdir, stage, config) -> list[pathlib.Path]:
     """Parts of the bank; or the first checkpoint, once steps beyond it are logged, too."""
     if stage == "bank":
-        return list((workdir / stage).glob("parts/*/part.json"))
+        return list((workdir / stage).glob("parts/[!.]*/part.json"))
     metrics, first = workdir / METRICS_FILE, config[stage].train.save_every
     lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
     entries = [json.loads(line) for line in lines]
