@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
+from sims_jax.training.termination import SIGTERM_STATUS, Terminated
 
 INPUT_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 128 + 13  # as a shell tells of what died of SIGPIPE
@@ -62,13 +63,8 @@ def run_with_config(do: Callable) -> None:
 
 def _train(config, workdir: pathlib.Path, processes: int) -> None:
     from sims_jax.training.run import Run
-    from sims_jax.training.termination import SIGTERM_STATUS, Terminated
 
-    try:
-        report = Run(config, workdir, processes).run()
-    except Terminated as stop:
-        print(f"{stop}; the same command goes on from there", file=sys.stderr)
-        sys.exit(SIGTERM_STATUS)
+    report = Run(config, workdir, processes).run()
     if report is not None:
         print(json.dumps(report, indent=2))
         print(f"report: {workdir / 'report.json'}\nsheet: {workdir / 'sheet.png'}")
@@ -120,12 +116,15 @@ def _find_unknown_key(argv: list[str]) -> InputError | None:
 
 
 def exit_with_one_line(do: Callable[[], None]) -> None:
-    """Runs a command; what the user did wrong becomes one line and status 2."""
+    """Runs a command: a user's mistake becomes one line and status 2, SIGTERM one and 143."""
     try:
         do()
         sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
+    except Terminated as stop:
+        print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        sys.exit(SIGTERM_STATUS)
     except BrokenPipeError:  # as of `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE_STATUS)

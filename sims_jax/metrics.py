@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from sims_jax.labels import VOID
 
@@ -33,16 +33,21 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, columns)
 
 
-def mean_iou(confusion: Integer[Array | np.ndarray, "classes channels"]) -> float:
-    """Mean over classes of intersection over union; classes neither labelled nor predicted are out.
-
-    NaN where no class is present.
-    """
+def class_iou(
+    confusion: Integer[Array | np.ndarray, "classes channels"],
+) -> Float[np.ndarray, "classes"]:
+    """Intersection over union of each class; NaN of one that is neither labelled nor predicted."""
     counts = np.asarray(confusion, np.float64)
     intersection = np.diagonal(counts)
     union = counts.sum(axis=1) + counts[:, : len(counts)].sum(axis=0) - intersection
-    present = union > 0
-    return float(np.mean(intersection[present] / union[present])) if present.any() else float("nan")
+    return np.divide(intersection, union, out=np.full(len(counts), np.nan), where=union > 0)
+
+
+def mean_iou(confusion: Integer[Array | np.ndarray, "classes channels"]) -> float:
+    """Mean of `class_iou` over the classes that are present; NaN where none is."""
+    each = class_iou(confusion)
+    present = ~np.isnan(each)
+    return float(each[present].mean()) if present.any() else float("nan")
 
 
 def pixel_accuracy(confusion: Integer[Array | np.ndarray, "classes channels"]) -> float:

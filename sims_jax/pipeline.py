@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
+from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import CanvasConfig, elide, paste
@@ -258,7 +259,7 @@ def _place_segments(
     target = segments.component == index[:, None, None]
 
     def transform(photo, mask, target):
-        photo = photo.astype(jnp.float32) / 255
+        photo = as_float(photo)
         layouts = jnp.broadcast_to(layout, target.shape)
         affine = align(
             params.transformer, networks.transformer, num_classes, photo, mask, target, layouts

@@ -81,10 +81,12 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
     for pair in zip(paths, instances, strict=True):
         _read_pair(*pair, model.labels)
-    rows = []
-    sources = _read_sources(arguments.out / SOURCES_FILE)
-    with progress("synthesize", len(paths)) as bar:
-        for path, instance in zip(paths, instances, strict=True):
+    names = [_photo_name(path) for path in paths]
+    told = arguments.out / SOURCES_FILE
+    earlier, made, rows = _read_sources(told), {}, []
+    bar = progress("synthesize", len(paths))
+    try:
+        for name, path, instance in zip(names, paths, instances, strict=True):
             layout, instance_ids = _read_pair(path, instance, model.labels)
             result = model.synthesize(
                 layout,
@@ -93,15 +95,20 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 instances=instance_ids,
                 coarse=arguments.coarse,
             )
-            arguments.out.mkdir(parents=True, exist_ok=True)  # once the model takes the flags
-            sources[_photo_name(path)] = [_to_json(source) for source in result.segments]
-            # Before the photo: whoever takes a photo out of the bank needs to find it.
-            write_json(arguments.out / SOURCES_FILE, sources)
-            write_picture(arguments.out / _photo_name(path), result.photo)
+            if not made:  # the model takes the flags
+                # Whoever takes a photo out of the bank needs to find what was made of it: what
+                # there will be is said at once, its sources at the end.
+                write_json(told, earlier | dict.fromkeys(names))
+            made[name] = [_to_json(source) for source in result.segments]
+            write_picture(arguments.out / name, result.photo)
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
                 rows.append([_shrink(picture) for picture in pictures])
             bar.update()
+    finally:
+        bar.close()
+        if made:
+            write_json(told, earlier | made)
     print(f"{len(paths)} photos and {SOURCES_FILE}: {arguments.out}")
     if arguments.sheet:
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]

@@ -206,6 +206,11 @@ def make_workdir(bank, photo, photo_id):
     sources = {"ab.png": [{"photo_id": None}, {"photo_id": photo_id}], "cd.png": []}
     (workdir / "photos" / "sources.json").write_text(json.dumps(sources))
     (workdir / "others" / "sources.json").write_text(json.dumps({"ab.png": [], "cd.png": []}))
+    deep = workdir / "some" / "killed"  # by a command that had not told its sources yet
+    deep.mkdir(parents=True)
+    (deep / "sources.json").write_text(json.dumps({"ef.png": None}))
+    for name in ("ef.png", ".gh.png.tmp", "sheet.png"):
+        Image.fromarray(photo).save(deep / name, format="PNG")
     for name in ("sheet.png", "photos/sheet.png", "evaluate/val.png"):
         Image.fromarray(photo).save(workdir / name)
     return workdir
@@ -241,10 +246,12 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     assert not traces(workdir, photo, REMOVED)
     assert not list(workdir.glob("*/donors-*")) and not list(workdir.glob("*/rows-*"))
     assert {path.name for path in workdir.iterdir()} == {
-        "bank", "heldout", "config.json", "metrics.jsonl", "evaluate", "layouts", "photos", "others"
+        "bank", "heldout", "config.json", "metrics.jsonl", "evaluate", "layouts", "photos",
+        "others", "some",
     }  # fmt: skip
     assert {path.name for path in (workdir / "photos").iterdir()} == {"cd.png", "sources.json"}
     assert len(list((workdir / "others").iterdir())) == 3
+    assert [path.name for path in (workdir / "some" / "killed").iterdir()] == ["sources.json"]
     # A held-out photo leaves its layout, and what was made of the layout.
     append(heldout, [dict(some_of(1, 2)[0], id="ef")])
     remove_photos(heldout, ["ab"])

@@ -13,6 +13,7 @@ from PIL import Image
 from sims_jax import commands, synthesize_command
 from sims_jax.errors import InputError
 from sims_jax.ops.sheet import GAP_PX, contact_sheet
+from sims_jax.training.termination import Terminated
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -202,14 +203,13 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
 
 def test_a_terminated_training_says_how_to_go_on(monkeypatch, capsys):
     from sims_jax.training import run
-    from sims_jax.training.termination import Terminated
 
     def stop(_):
         raise Terminated("ordering: stopped by SIGTERM, step 3 is saved")
 
     monkeypatch.setattr(run.Run, "run", stop)
     with pytest.raises(SystemExit) as exit_:
-        commands._train(None, None, 1)
+        commands.exit_with_one_line(lambda: commands._train(None, None, 1))
     assert exit_.value.code == 143
     assert "step 3 is saved; the same command goes on" in capsys.readouterr().err
 

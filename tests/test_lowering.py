@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import random_params
 
 from sims_jax import pipeline
+from sims_jax.bank.device import to_device
+from sims_jax.model import make_networks
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import invent_tasks
@@ -52,10 +55,6 @@ def test_a_step_is_lowered_for_every_platform(tasks, name):
 
 @pytest.mark.parametrize("adherence", ["segment", "layout"])
 def test_synthesize_is_lowered_for_every_platform(tiny_config, tiny_stores, adherence):
-    from conftest import random_params
-
-    from sims_jax.bank.device import to_device
-    from sims_jax.model import make_networks
 
     labels = tiny_stores[0].spec.labels
     networks = make_networks(tiny_config, labels)

@@ -15,7 +15,9 @@ Letters as in `sims_jax.types`; n is the number of the photo's segments.
 import functools
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from sims_jax.data.coarse import draw_coarse
@@ -76,7 +78,15 @@ def _check_ids(layout: np.ndarray, name: str, field: str, spec: BankSpec) -> Non
         )
 
 
-def resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def as_float(photo: UInt8[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
+    """A stored photo in [0, 1]."""
+    return jnp.asarray(photo).astype(jnp.float32) / 255
+
+
+def resize_photo(
+    photo: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A photo at the size it is stored at: bilinear, antialiased."""
     if photo.shape[:2] == tuple(size):
         return photo
     # Pillow's bilinear filter widens when shrinking (antialiased), and compiles nothing for

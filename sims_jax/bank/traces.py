@@ -51,8 +51,8 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
         deleted += delete(around / name for name in _WITH_PIXELS)
         deleted += delete(x for name in _EVALUATED_WITH_PIXELS for x in around.glob(name))
         deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
-        deleted += delete(around.rglob(_UNFINISHED_PICTURES))
-        for sources in around.rglob("sources.json"):
+        deleted += delete(_search(around, _UNFINISHED_PICTURES))
+        for sources in _search(around, "sources.json"):
             deleted += _delete_made(sources, photo_ids)
     return deleted
 
@@ -82,6 +82,13 @@ def find_banks(around: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path.parent for path in around.glob(f"*/{BANK_FILE}"))
 
 
+def _search(around: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """Files at any depth of a workdir, but not of its banks: they have very many."""
+    banks = find_banks(around)
+    folders = [path for path in around.iterdir() if path.is_dir() and path not in banks]
+    return [*around.glob(pattern), *(path for one in folders for path in one.rglob(pattern))]
+
+
 def delete(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Deletes the files and folders that exist; returns which they were."""
     existing = sorted(path for path in paths if path.exists())
@@ -100,7 +107,8 @@ def _delete_made(sources: pathlib.Path, photo_ids: set[str]) -> list[pathlib.Pat
         of_them = {
             name
             for name, segments in made.items()
-            if pathlib.Path(name).stem in photo_ids
+            if segments is None  # not told, for its command was killed: it may be
+            or pathlib.Path(name).stem in photo_ids
             or photo_ids.intersection(segment["photo_id"] for segment in segments)
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -229,14 +229,12 @@ def check_maps(splits: Splits, refuse: Refuse = refuse_at_once) -> None:
     """
     listed = [(split, one) for split, examples in splits.items() for one in examples]
     every = {name for _, one in listed for name in one.maps}
-    for split, one in listed:
-        for name in sorted(every.difference(one.maps)):
-            path = next(iter(one.files.values()))
-            refuse(InputError(
-                f"{path}: found no {name} in the split {split}, expected one as others have; "
-                "add it, or take the folder of the others away", [path],
-            ))  # fmt: skip
-            return
+    lacking = [(split, one) for split, one in listed if every.difference(one.maps)]
+    if lacking:
+        split, one = lacking[0]
+        path, name = next(iter(one.files.values())), min(every.difference(one.maps))
+        message = f"{path}: found no {name} in the split {split}, expected one as others have"
+        refuse(InputError(f"{message}; add it, or take the folder of the others away", [path]))
 
 
 def _digest(config: object, labels: LabelSpace, splits: Splits) -> str:
@@ -245,7 +243,7 @@ def _digest(config: object, labels: LabelSpace, splits: Splits) -> str:
     content = {
         "config": dataclasses.asdict(config),
         "labels": dataclasses.asdict(labels),
-        "examples": [[split, one.files, dataclasses.asdict(one)] for split, one in listed],
+        "examples": [[split, dataclasses.asdict(one)] for split, one in listed],
         "files": [_file_state(path) for path in sorted(files)],
     }
     text = json.dumps(content, sort_keys=True, default=str)

@@ -17,20 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
 
+from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.store import Store
 from sims_jax.checkpoints import digest_params
 from sims_jax.errors import InputError
 from sims_jax.evaluation.kept import train_once
-from sims_jax.labels import LabelSpace, colorize
-from sims_jax.losses import cross_entropy
-from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from sims_jax.labels import LabelSpace
 from sims_jax.nets.layers import LEAK, ConvBlock, LayerNorm, average_pool, upsample
 from sims_jax.ops.resize import resize_labels
-from sims_jax.ops.sheet import contact_sheet
 from sims_jax.training.loop import TrainConfig
-from sims_jax.training.tasks.heldout import map_examples, spread
+from sims_jax.training.tasks.heldout import map_examples
+from sims_jax.training.tasks.segmenter import SegmenterTask, mirrored, most_likely
 
 ARCHITECTURE = "residual U-Net 32-64-96-128"
 SEED = 0
@@ -58,7 +56,6 @@ MAX_GAIN, MAX_GAMMA, MAX_TINT = 2.5, 1.6, 1.15
 MAX_NOISE = 0.05
 BLURRED_SHARE = 0.3
 AUGMENTATION = [CROP, MAX_GAIN, MAX_GAMMA, MAX_TINT, MAX_NOISE, BLURRED_SHARE]
-SHEET_ROWS = 6
 
 
 class Residual(nn.Module):
@@ -95,25 +92,25 @@ class JudgeNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgeTask:
+class JudgeTask(SegmenterTask):
     """Examples are crops of some of a bank's photos and of their layouts, much disturbed.
 
     Args:
-      photos: indices of the photos it learns from.   judged: those of whom it is scored.
+      photos: indices of the photos it learns from.   heldout: the real photos that are judged.
     """
 
     store: Store
     photos: np.ndarray
-    judged: Store
+    heldout: Store
     name: str = "judge"
-
-    @property
-    def labels(self) -> LabelSpace:
-        return self.store.spec.labels
 
     @property
     def count(self) -> int:
         return len(self.photos)
+
+    @property
+    def network(self) -> JudgeNet:
+        return JudgeNet(self.labels.num_classes)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         photo = self.store.photo[self.photos[index]]
@@ -122,37 +119,17 @@ class JudgeTask:
         sides = [max(1, int(side * rng.uniform(*CROP))) for side in size]
         y, x = (rng.integers(full - side + 1) for full, side in zip(size, sides, strict=True))
         photo, layout = (a[y : y + sides[0], x : x + sides[1]] for a in (photo, layout))
-        photo = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR))
-        example = {"photo": photo, "layout": resize_labels(layout, size)}
-        return {k: a[:, ::-1] for k, a in example.items()} if rng.random() < 0.5 else example
+        crop = {"photo": resize_photo(photo, size), "layout": resize_labels(layout, size)}
+        return mirrored(crop, rng)
 
     def init(self, key):
-        return JudgeNet(self.labels.num_classes).init(key, _as_float(self.store.photo[:1]))
+        return self.network.init(key, as_float(self.store.photo[:1]))
 
-    def loss(self, params, batch, keys):
-        """Cross-entropy with the layout, void left out."""
-        photo = jax.vmap(disturb)(keys, _as_float(batch["photo"]))
-        logits, _ = JudgeNet(self.labels.num_classes).apply(params, photo)
-        right = (_classes(logits) == batch["layout"]).astype(jnp.float32)
-        return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
+    def segment(self, params, photo):
+        return self.network.apply(params, photo)[0]
 
-    def _judge(self, params) -> "Judge":
-        return Judge(params, self.labels, "", self.count)
-
-    def evaluate(self, params) -> dict[str, float]:
-        """`accuracy` and `miou` on the real photos that are judged."""
-        found = self._judge(params).look(self.judged.photo).found
-        confusion = confusion_matrix(found, self.judged.layout, self.labels.num_classes)
-        return {"accuracy": pixel_accuracy(confusion), "miou": mean_iou(confusion)}
-
-    def sheet(self, params) -> np.ndarray:
-        """Rows of: photo | its segmentation | its layout."""
-        chosen = spread(len(self.judged.ids), SHEET_ROWS)
-        found = self._judge(params).look(self.judged.photo[chosen]).found
-        return contact_sheet([
-            [self.judged.photo[i], *(colorize(x, self.labels) for x in (f, self.judged.layout[i]))]
-            for i, f in zip(chosen, found, strict=True)
-        ])  # fmt: skip
+    def disturb(self, key, photo):
+        return disturb(key, photo)
 
 
 def disturb(key, photo: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
@@ -176,7 +153,7 @@ class Seen:
     """What the judge sees in n photos."""
 
     found: UInt8[np.ndarray, "n H W"]  # class ids
-    pooled: Float[np.ndarray, "n d"]  # mean of the features
+    pooled: Float[np.ndarray, "n 1 d"]  # mean of the features
     patches: Float[np.ndarray, "n m d"]  # the features, two by two
 
 
@@ -197,13 +174,12 @@ class Judge:
     def _see(self):
         def see(params, batch, position):
             del position
-            logits, features = JudgeNet(self.labels.num_classes).apply(
-                params, _as_float(batch["photo"])
-            )
+            network = JudgeNet(self.labels.num_classes)
+            logits, features = network.apply(params, as_float(batch["photo"]))
             patches = average_pool(features)
             return {
-                "found": _classes(logits),
-                "pooled": features.mean(axis=(1, 2)),
+                "found": most_likely(logits),
+                "pooled": features.mean(axis=(1, 2))[:, None],
                 "patches": patches.reshape(len(patches), -1, patches.shape[-1]),
             }
 
@@ -235,11 +211,3 @@ def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
     one = jax.local_devices()[:1]  # the same judge, however many there are
     params = train_once(task, TRAIN, folder, learned_from, SEED, one)
     return Judge(params, store.spec.labels, digest_params(params), photos.size)
-
-
-def _classes(logits: Float[Array, "B H W C"]) -> UInt8[Array, "B H W"]:
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-
-
-def _as_float(photo: Array | np.ndarray) -> Array:
-    return jnp.asarray(photo).astype(jnp.float32) / 255

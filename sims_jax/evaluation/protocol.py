@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from sims_jax.evaluation import scores
 from sims_jax.evaluation.judge import Judge, Seen
 from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from sims_jax.training.tasks.heldout import spread
 
 VERSION = 1
 LEAST_PHOTOS = 2  # to be compared
@@ -38,7 +39,6 @@ SCORES = {
     "flat_share": "share of squares of one colour beyond the real photos': 0",
     "nearest_train": "median distance to the nearest training photo, in 8-bit steps: 0 is a copy",
 }
-
 
 Score = Callable[[Int[np.ndarray, "k"]], float]  # of the photos of these indices
 
@@ -86,7 +86,7 @@ def look_at(
         chroma=scores.mean_chroma(unit),
         flat=scores.flat_share(photo),
         nearest=scores.nearest_distance(thumbnails(photo), train_thumbnails),
-        pooled=scores.Moments.of(seen.pooled[:, None]),
+        pooled=scores.Moments.of(seen.pooled),
         patches=scores.Moments.of(seen.patches),
     )  # fmt: skip
 
@@ -136,14 +136,6 @@ def score_functions(photos: PhotoSet, real: PhotoSet) -> dict[str, Score]:
     return {name: functions[name] for name in SCORES}
 
 
-def class_iou(photos: PhotoSet, names: tuple[str, ...]) -> dict[str, float]:
-    """Intersection over union of each class that is there."""
-    counts = photos.confusion.sum(axis=0)[:, : len(names)]
-    inside = np.diagonal(counts)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - inside
-    return {name: float(i / u) for name, i, u in zip(names, inside, union, strict=True) if u}
-
-
 def half_distances(real: PhotoSet) -> dict[str, float]:
     """Mean distances between random halves of the real photos: of other layouts, and of n / 2.
 
@@ -161,12 +153,9 @@ def half_distances(real: PhotoSet) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def _some_vectors(features: np.ndarray) -> Float[np.ndarray, "n m d"]:
-    """Of pooled features the one vector of a photo, of patches some, evenly spread."""
-    if features.ndim == 2:
-        return features[:, None]
-    some = np.linspace(0, features.shape[1] - 1, min(PATCHES_A_PHOTO, features.shape[1]))
-    return features[:, some.round().astype(int)]
+def _some_vectors(features: Float[np.ndarray, "n m d"]) -> Float[np.ndarray, "n k d"]:
+    """Some of the vectors of each photo, evenly spread."""
+    return features[:, spread(features.shape[1], PATCHES_A_PHOTO)]
 
 
 def thumbnails(photo: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "n h w 3"]:

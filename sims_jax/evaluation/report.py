@@ -14,6 +14,7 @@ import sims_jax
 from sims_jax.bank.photo import resize_photo
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.config import write_json
+from sims_jax.data.listing import list_images
 from sims_jax.errors import InputError
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import protocol
@@ -21,7 +22,8 @@ from sims_jax.evaluation.baselines import raw_canvas, train_without_canvas
 from sims_jax.evaluation.judge import Judge, train_judge
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.images import decode_photo, read_bytes
-from sims_jax.labels import colorize, read_layout
+from sims_jax.labels import LAYOUT_SUFFIXES, colorize, read_layout
+from sims_jax.metrics import class_iou
 from sims_jax.model import Model
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import contact_sheet, to_uint8, write_picture
@@ -45,11 +47,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     store, heldout = open_bank(workdir / "bank"), open_bank(workdir / "heldout")
     if arguments.layouts:
         heldout = _read_judged(arguments.layouts, arguments.real, store, heldout)
-    if len(heldout.ids) < protocol.LEAST_PHOTOS:
-        raise InputError(
-            f"{arguments.layouts or heldout.folder}: found {len(heldout.ids)} layout, expected "
-            f"{protocol.LEAST_PHOTOS} or more; add some"
-        )
+    _check_count(len(heldout.ids), heldout.folder)
     pictures: dict[str, np.ndarray] = {}
     extra: dict[str, dict[str, float]] = {}
     if arguments.photos:
@@ -80,10 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             for name, y in table.items()
         },
         "real_halves": protocol.half_distances(real),
-        "classes": {
-            name: protocol.class_iou(photos, judge.labels.classes)
-            for name, photos in looked.items()
-        },
+        "classes": {name: _by_class(photos, heldout) for name, photos in looked.items()},
         "videos": _by_video(functions, heldout),
     }
     name = arguments.split
@@ -110,6 +105,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--layouts: found no --photos, expected the photos made of them")
     if arguments.photos and arguments.baselines:
         raise InputError("--baselines: found --photos, but they are of the workdir's own model")
+
+
+def _check_count(found: int, where: pathlib.Path) -> None:
+    if found < protocol.LEAST_PHOTOS:
+        raise InputError(
+            f"{where}: found {found} layouts, expected {protocol.LEAST_PHOTOS} or more; add some"
+        )
 
 
 def _make_photos(
@@ -152,10 +154,11 @@ def _read_judged(layouts: pathlib.Path, real: pathlib.Path, store: Store, heldou
 
     Those that the workdir has by the same id are of the same video, others each of its own.
     """
-    paths = _pngs(layouts)
-    size = heldout.spec.image_size
-    ids = tuple(path.stem for path in paths)
-    read = [resize_labels(read_layout(path, heldout.spec.labels), size) for path in paths]
+    paths = list_images(layouts, suffixes=LAYOUT_SUFFIXES)
+    _check_count(len(paths), layouts)
+    labels, size = heldout.spec.labels, heldout.spec.image_size
+    ids = tuple(paths)
+    read = [resize_labels(read_layout(path, labels), size) for path in paths.values()]
     known = {i: video for s in (store, heldout) for i, video in zip(s.ids, s.videos, strict=True)}
     videos = tuple(known.get(photo_id, photo_id) for photo_id in ids)
     judged = dataclasses.replace(heldout, ids=ids, videos=videos, layout=np.stack(read))
@@ -164,7 +167,7 @@ def _read_judged(layouts: pathlib.Path, real: pathlib.Path, store: Store, heldou
 
 def _read_photos(folder: pathlib.Path, judged: Store) -> np.ndarray:
     """Photos of the judged layouts, by name, at the working size."""
-    there = {path.stem: path for path in _pngs(folder)}
+    there = list_images(folder)
     missing = [photo_id for photo_id in judged.ids if photo_id not in there]
     if missing:
         raise InputError(
@@ -183,15 +186,6 @@ def _read_photo(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
             f"{size[0]}, the model's size; crop it"
         )
     return resize_photo(photo, size)
-
-
-def _pngs(folder: pathlib.Path) -> list[pathlib.Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: found no folder, expected one of PNGs; check the path")
-    found = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
-    if not found:
-        raise InputError(f"{folder}: found no PNG, expected one a layout; check the path")
-    return found
 
 
 # What is told.
@@ -213,6 +207,13 @@ def _describe(judge: Judge, store: Store, heldout: Store, judged: str) -> dict[s
         "bootstrap": f"basic, {protocol.DRAWS} draws of photos, {protocol.LEVEL:.0%}",
         "platform": jax.default_backend(),
     }
+
+
+def _by_class(photos: PhotoSet, heldout: Store) -> dict[str, float]:
+    """Intersection over union of each class that is there."""
+    each = class_iou(photos.confusion.sum(axis=0))
+    names = heldout.spec.labels.classes
+    return {n: float(iou) for n, iou in zip(names, each, strict=True) if not np.isnan(iou)}
 
 
 def _by_video(

@@ -8,10 +8,10 @@ import hashlib
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sims_jax.bank.parts import read_part, write_part
+from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.align import align
 from sims_jax.checkpoints import digest_params
@@ -48,7 +48,7 @@ def _align_all(params, config: TransformerConfig, queries: Store, bank: Store, d
 
     @jax.jit
     def run(photo, mask, target, layout):
-        photo = photo.astype(jnp.float32) / 255
+        photo = as_float(photo)
         return align(params, config, num_classes, photo, mask, target, layout)
 
     identity = np.asarray([[1, 0, 0], [0, 1, 0]], np.float32)

@@ -1,7 +1,7 @@
 """What training would take: every network's step compiled for these devices, and none made.
 
-Photos are drawn, for their size and the classes are all that a program depends on; so is what the
-steps need of stages before them: Φ, donors and their alignment.
+Photos are drawn, for a program depends on their size and their classes, and not on what they show;
+what a step needs of the stages before it is invented: Φ, donors and their alignment.
 """
 
 import dataclasses
@@ -20,17 +20,14 @@ from sims_jax.bank.store import Store, open_bank
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import dataset_labels
 from sims_jax.labels import LabelSpace
-from sims_jax.model import make_networks
 from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.loop import Task, TrainConfig, make_optimizer
 from sims_jax.training.parallel import create_state, make_train_step, shard_batch
+from sims_jax.training.run import make_task, vgg_config
 from sims_jax.training.settings import STAGES, Settings, check_batches, read_settings
-from sims_jax.training.tasks.densifier import DensifierTask
-from sims_jax.training.tasks.features import CHROMA, COLOR, Features, FeaturesTask
-from sims_jax.training.tasks.ordering import OrderingTask
-from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
-from sims_jax.training.tasks.transformer import TransformerTask
+from sims_jax.training.tasks.features import CHROMA, COLOR, Features
+from sims_jax.training.tasks.synthesis import DonorTable
 
 SCENES = 4
 DONORS = 2  # invented for each row
@@ -86,28 +83,17 @@ def draw_store(settings: Settings, labels: LabelSpace, folder: pathlib.Path) -> 
 
 def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, Task]:
     """The tasks of all networks, by name, without any network that is trained."""
-    settings, networks = read_settings(config), make_networks(config, store.spec.labels)
-    width = 1.0 if config.features.weights else config.features.width_multiplier
-    vgg = VGGConfig(width_multiplier=width)
-    layers = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
-    tasks = (
-        FeaturesTask(vgg, store, heldout),
-        TransformerTask(networks.transformer, settings.disturbance, store, heldout),
-        OrderingTask.create(networks.ordering, store, heldout),
-        DensifierTask(networks.densifier, store, heldout),
-        SynthesisTask(
-            config=networks.synthesis,
-            canvas=networks.canvas,
-            simulation=settings.simulation,
-            segmentation_weight=config.synthesis.segmentation_weight,
-            features=Features(vgg, _init_vgg(vgg), layers),
-            store=store,
-            donors=_invent_donors(store, store),
-            heldout=heldout,
-            heldout_donors=_invent_donors(heldout, store),
-        ),
-    )
-    return {task.name: task for task in tasks}
+    settings = read_settings(config)
+    vgg = VGGConfig() if config.features.weights else vgg_config(config)
+
+    def prepare() -> tuple[Features, DonorTable, DonorTable]:
+        layers = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
+        features = Features(vgg, _init_vgg(vgg), layers)
+        return features, _invent_donors(store, store), _invent_donors(heldout, store)
+
+    return {
+        stage: make_task(stage, config, settings, store, heldout, prepare) for stage in STAGES[1:]
+    }
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import json
 import pathlib
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ from sims_jax.training.tasks.densifier import DensifierTask
 from sims_jax.training.tasks.features import Features, FeaturesTask
 from sims_jax.training.tasks.heldout import spread
 from sims_jax.training.tasks.ordering import OrderingTask
-from sims_jax.training.tasks.synthesis import SynthesisTask
+from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
 from sims_jax.training.tasks.transformer import TransformerTask
 from sims_jax.training.writers import MetricsWriter
 
@@ -143,40 +144,24 @@ class Run:
     def task(self, stage: str, settings: Settings) -> Task:
         """What the loop needs to know of a stage, once the stages before it are finished."""
         store, heldout = self._store(), self._heldout()
-        networks = make_networks(self.config, store.spec.labels)
-        if stage == "features":
-            return FeaturesTask(self._vgg_config(), store, heldout)
-        if stage == "transformer":
-            return TransformerTask(networks.transformer, settings.disturbance, store, heldout)
-        if stage == "ordering":
-            return OrderingTask.create(networks.ordering, store, heldout)
-        if stage == "densifier":
-            return DensifierTask(networks.densifier, store, heldout)
-        transformer = restore_finished(self._folder("transformer"))
-        rows = self._find_donors(store, heldout, settings)
-        donors, heldout_donors = (
-            align_donors(
-                transformer, networks.transformer, queries, store, found, self.workdir / "aligned"
+
+        def prepare() -> tuple[Features, DonorTable, DonorTable]:
+            params = restore_finished(self._folder("transformer"))
+            config = make_networks(self.config, store.spec.labels).transformer
+            rows = self._find_donors(store, heldout, settings)
+            donors, heldout_donors = (
+                align_donors(params, config, queries, store, found, self.workdir / "aligned")
+                for queries, found in zip((store, heldout), rows, strict=True)
             )
-            for queries, found in zip((store, heldout), rows, strict=True)
-        )
-        return SynthesisTask(
-            config=networks.synthesis,
-            canvas=networks.canvas,
-            simulation=settings.simulation,
-            segmentation_weight=self.config.synthesis.segmentation_weight,
-            features=self._features(store),
-            store=store,
-            donors=donors,
-            heldout=heldout,
-            heldout_donors=heldout_donors,
-        )
+            return self._features(store), donors, heldout_donors
+
+        return make_task(stage, self.config, settings, store, heldout, prepare)
 
     def _features(self, store: Store) -> Features:
         weights = self.config.features.weights
         if not weights:
             trunk = restore_finished(self._folder("features"))["params"]["vgg"]
-            return Features.calibrate(self._vgg_config(), {"params": trunk}, store)
+            return Features.calibrate(vgg_config(self.config), {"params": trunk}, store)
         params, vgg, sha256 = load_vgg(weights)
         if sha256 != self._done("features")["weights"]:
             raise InputError(
@@ -184,9 +169,6 @@ class Run:
                 "expected the same; restore it, or choose another workdir"
             )
         return Features.calibrate(vgg, {"params": params}, store)
-
-    def _vgg_config(self) -> VGGConfig:
-        return VGGConfig(width_multiplier=self.config.features.width_multiplier)
 
     # What is on disk.
 
@@ -240,6 +222,48 @@ class Run:
             write_layout(layouts / f"{photo_id}.png", layout, heldout.spec.labels)
         write_json(self.workdir / "report.json", report)
         return report
+
+
+def make_task(
+    stage: str,
+    config: ConfigDict,
+    settings: Settings,
+    store: Store,
+    heldout: Store,
+    prepare: Callable[[], tuple[Features, DonorTable, DonorTable]],
+) -> Task:
+    """The task of a stage.
+
+    Args:
+      prepare: what f's task needs of the stages before it, and it alone: Φ, the donors of the
+        store's rows, those of the held-out rows.
+    """
+    networks = make_networks(config, store.spec.labels)
+    if stage == "features":
+        return FeaturesTask(vgg_config(config), store, heldout)
+    if stage == "transformer":
+        return TransformerTask(networks.transformer, settings.disturbance, store, heldout)
+    if stage == "ordering":
+        return OrderingTask.create(networks.ordering, store, heldout)
+    if stage == "densifier":
+        return DensifierTask(networks.densifier, store, heldout)
+    features, donors, heldout_donors = prepare()
+    return SynthesisTask(
+        config=networks.synthesis,
+        canvas=networks.canvas,
+        simulation=settings.simulation,
+        segmentation_weight=config.synthesis.segmentation_weight,
+        features=features,
+        store=store,
+        donors=donors,
+        heldout=heldout,
+        heldout_donors=heldout_donors,
+    )
+
+
+def vgg_config(config: ConfigDict) -> VGGConfig:
+    """Of the trunk that is trained here."""
+    return VGGConfig(width_multiplier=config.features.width_multiplier)
 
 
 def heldout_sheet(model: Model, heldout: Store) -> np.ndarray:

@@ -173,8 +173,8 @@ def find_copies(findings: list[Finding]) -> Iterator[Fault]:
             )
 
 
-def find_shared_ids(splits: Splits) -> list[Fault]:
-    """Faults: examples of one name."""
+def find_disagreements(splits: Splits) -> list[Fault]:
+    """Faults: examples of one name, and maps that only some have."""
     errors: list[InputError] = []
     check_ids(splits, errors.append)
     check_maps(splits, errors.append)

@@ -15,7 +15,7 @@ from sims_jax.data.check.examine import (
     Finding,
     examine_all,
     find_copies,
-    find_shared_ids,
+    find_disagreements,
 )
 from sims_jax.data.pairs import FilesBuilder
 from sims_jax.data.source import choose_dataset
@@ -81,7 +81,7 @@ def check_dataset(
         root=None if follow_links else pathlib.Path(config.root).expanduser().resolve(),
     )
     faults = [Fault.of(error) for error in errors]
-    faults += find_shared_ids(splits)
+    faults += find_disagreements(splits)
     faults += [fault for finding in findings for fault in finding.faults]
     faults += _find_shortage(name, findings)
     remarks = [*find_copies(findings), *_find_unseen(labels, findings)]

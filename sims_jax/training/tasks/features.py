@@ -5,7 +5,6 @@ training photos: features that tell road from sky also tell a good photo from a 
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -13,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
-from sims_jax.labels import LabelSpace, colorize
-from sims_jax.losses import calibrate_weights, cross_entropy, perceptual_loss
-from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from sims_jax.losses import calibrate_weights, perceptual_loss
 from sims_jax.nets.layers import input_pyramid
 from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
-from sims_jax.ops.sheet import contact_sheet
-from sims_jax.training.tasks.heldout import average_over, map_examples, spread
+from sims_jax.training.tasks.heldout import average_over, spread
+from sims_jax.training.tasks.segmenter import SegmenterTask, mirrored
 
 MAX_GAIN = 1.3  # of the random brightness, or its inverse; hues stay, for Φ must see a tint
 COLOR, CHROMA = "color", "chroma"  # the layers that Φ does not have
@@ -56,7 +54,7 @@ class Features:
         @jax.jit
         def compare(params, batch, position):
             del position
-            a, b = (batch[side].astype(jnp.float32) / 255 for side in "ab")
+            a, b = (as_float(batch[side]) for side in "ab")
             unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0))
             return unweighted.distance(a, b)[1]
 
@@ -82,17 +80,13 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True)
-class FeaturesTask:
+class FeaturesTask(SegmenterTask):
     """Examples are photos and their layouts; mirrored, lighter or darker at random."""
 
     config: VGGConfig
     store: Store
     heldout: Store
     name: str = "features"
-
-    @property
-    def labels(self) -> LabelSpace:
-        return self.store.spec.labels
 
     @property
     def count(self) -> int:
@@ -103,59 +97,16 @@ class FeaturesTask:
         return VGGSegmenter(self.config, self.labels.num_classes)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        example = _photo_example(self.store, index)
-        return {k: x[:, ::-1] for k, x in example.items()} if rng.random() < 0.5 else example
+        photo, layout = self.store.photo[index], self.store.layout[index]
+        return mirrored({"photo": photo, "layout": layout}, rng)
 
     def init(self, key):
-        return self.network.init(key, jnp.asarray(self.store.photo[:1]).astype(jnp.float32) / 255)
+        return self.network.init(key, as_float(self.store.photo[:1]))
 
-    def loss(self, params, batch, keys):
-        """Cross-entropy with the layout, void left out."""
+    def segment(self, params, photo):
+        return self.network.apply(params, photo)
+
+    def disturb(self, key, photo):
         limit = jnp.log(jnp.float32(MAX_GAIN))
-
-        def light(key, photo):
-            gain = jnp.exp(jax.random.uniform(key, (), minval=-limit, maxval=limit))
-            return jnp.clip(photo.astype(jnp.float32) / 255 * gain, 0.0, 1.0)
-
-        logits = self.network.apply(params, jax.vmap(light)(keys, batch["photo"]))
-        found = jnp.argmax(logits, -1).astype(jnp.uint8)
-        right = (found == batch["layout"]).astype(jnp.float32)
-        return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
-
-    def evaluate(self, params) -> dict[str, float]:
-        """`val_accuracy` and `val_miou` of the segmenter that Φ was."""
-        confusion = confusion_matrix(
-            self._segment(params, range(len(self.heldout.ids))),
-            self.heldout.layout,
-            self.labels.num_classes,
-        )
-        return {
-            "val_accuracy": float(pixel_accuracy(confusion)),
-            "val_miou": float(mean_iou(confusion)),
-        }
-
-    def sheet(self, params) -> np.ndarray:
-        """Rows of: photo | its segmentation | its layout."""
-        chosen = spread(len(self.heldout.ids), 6)
-        return contact_sheet([
-            [self.heldout.photo[i], colorize(found, self.labels),
-             colorize(self.heldout.layout[i], self.labels)]
-            for i, found in zip(chosen, self._segment(params, chosen), strict=True)
-        ])  # fmt: skip
-
-    def _segment(self, params, indices) -> np.ndarray:
-        examples = [_photo_example(self.heldout, i) for i in indices]
-        return map_examples(self._find_classes, params, examples)["found"]
-
-    @functools.cached_property
-    def _find_classes(self):
-        def find(params, batch, position):
-            del position
-            logits = self.network.apply(params, batch["photo"].astype(jnp.float32) / 255)
-            return {"found": jnp.argmax(logits, -1).astype(jnp.uint8)}
-
-        return jax.jit(find)
-
-
-def _photo_example(store: Store, index: int) -> dict[str, np.ndarray]:
-    return {"photo": store.photo[index], "layout": store.layout[index]}
+        gain = jnp.exp(jax.random.uniform(key, (), minval=-limit, maxval=limit))
+        return jnp.clip(photo * gain, 0.0, 1.0)

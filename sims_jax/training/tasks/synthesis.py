@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
 from sims_jax.canvas.simulate import Donors, SimulationConfig, simulate
@@ -83,7 +84,7 @@ class SynthesisTask:
         """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""
         canvas = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
-        perceptual, by_layer = self.features.distance(output.photo, _as_float(batch["photo"]))
+        perceptual, by_layer = self.features.distance(output.photo, as_float(batch["photo"]))
         segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
         metrics = {"perceptual": perceptual, "segmentation": segmentation} | by_layer
         return perceptual + self.segmentation_weight * segmentation, metrics
@@ -93,7 +94,7 @@ class SynthesisTask:
 
         def one(key, photo, component, layout, donors):
             component = component.astype(jnp.int32)
-            photo = _as_float(photo)
+            photo = as_float(photo)
             return simulate(
                 key, photo, component, layout, donors, simulation, self.canvas, self.labels
             )
@@ -131,7 +132,7 @@ class SynthesisTask:
 
         def score(params, batch, position):
             keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
-            truth = _as_float(batch["photo"])
+            truth = as_float(batch["photo"])
             canvas = self.simulate(batch, keys, full)
             photos = {
                 "val_loss": self._paint(params, canvas),
@@ -199,7 +200,3 @@ def fill_mean(canvas: Canvas):
     total = jnp.maximum(mask.sum(axis=(1, 2), keepdims=True), 1.0)
     mean = (canvas.rgb * mask).sum(axis=(1, 2), keepdims=True) / total
     return canvas.rgb * mask + mean * (1 - mask)
-
-
-def _as_float(photo):
-    return photo.astype(jnp.float32) / 255

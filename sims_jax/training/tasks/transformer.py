@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.align import attention_box, transformer_view
 from sims_jax.losses import masked_l1
@@ -119,7 +120,7 @@ class TransformerTask:
         labels = self.store.spec.labels
 
         def view(photo, mask, layout, theta):
-            photo = photo.astype(jnp.float32) / 255
+            photo = as_float(photo)
             box, size = self._box(mask)
             return transformer_view(photo, mask, mask, layout, box, size, labels.num_classes, theta)
 
@@ -129,7 +130,7 @@ class TransformerTask:
         """The segment's colours and mask, [B, h, w, 4], moved by theta."""
 
         def crop(photo, mask, theta):
-            photo = photo.astype(jnp.float32) / 255
+            photo = as_float(photo)
             box, size = self._box(mask)
             mask = mask.astype(jnp.float32)[..., None]
             return crop_resize(jnp.concatenate([photo * mask, mask], -1), box, size, theta)
