@@ -72,7 +72,8 @@ class Rows:
 
     row: Int[Array, "T tile"]  # -1 where a tile is filled up
     outline: Int[Array, "_T 10 tile"]  # as in `sims_jax.bank.grid`; each share is padded
-    sketch: UInt16[Array, "T tile counts"]  # labels of the context, roughly
+    mask_parts: UInt8[Array, "T parts tile"] | UInt16[Array, "T parts tile"]  # counts of cells
+    context_parts: UInt8[Array, "T counts tile"] | UInt16[Array, "T counts tile"]
     mask: UInt32[Array, "T tile words"]
     labels: UInt32[Array, "P bits words"]  # the photos' class ids on the grid, bit by bit
     first_tile: Int[Array, "D ends"]  # of each class in the share, and the end: C + 1

@@ -9,9 +9,9 @@ from sims_jax.bank.grid import (
     AREA,
     BOX,
     CONTEXT,
+    CONTEXT_BANDS,
     LABELLED,
-    SKETCH_COLUMNS,
-    SKETCH_ROWS,
+    MASK_BANDS,
     box_bits,
     describe_segments,
 )
@@ -26,7 +26,9 @@ def unpack(words, grid):
     words = np.asarray(words)
     bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
     columns = -(-grid[1] // WORD_BITS) * WORD_BITS
-    bits = bits.reshape(*words.shape[:-1], grid[0], columns)
+    cells = grid[0] * columns
+    assert not bits[..., cells:].any()
+    bits = bits[..., :cells].reshape(*words.shape[:-1], grid[0], columns)
     assert not bits[..., grid[1] :].any()
     return bits[..., : grid[1]].astype(bool)
 
@@ -63,8 +65,8 @@ def test_sketches_count_every_labelled_cell_and_bound_what_contexts_share():
     layouts = blocky_layouts(4, 4, spec.image_size)
     component = jitted_split(layouts, spec=spec).component
     found = jax.device_get(describe(component, layouts, spec=spec))
-    sketch = found.sketch.astype(int)
-    assert sketch.shape[-1] == SKETCH_ROWS * SKETCH_COLUMNS * 6
+    sketch = found.context_parts.astype(int)
+    assert sketch.shape[-1] == CONTEXT_BANDS * 6
     np.testing.assert_array_equal(sketch.sum(axis=-1), found.outline[..., LABELLED])
     contexts = unpack(found.context, spec.grid)
     labels = np.stack([nearest(layout, spec.grid) for layout in layouts])
@@ -73,6 +75,11 @@ def test_sketches_count_every_labelled_cell_and_bound_what_contexts_share():
         shared = (contexts[a][:, None] & contexts[b][None] & equal).sum(axis=(-2, -1))
         bound = np.minimum(sketch[a][:, None], sketch[b][None]).sum(axis=-1)
         assert (bound >= shared).all()
+    parts, masks = found.mask_parts.astype(int), unpack(found.mask, spec.grid)
+    assert parts.shape[-1] == MASK_BANDS * 2
+    np.testing.assert_array_equal(parts.sum(axis=-1), found.outline[..., AREA])
+    bound = np.minimum(parts[0][:, None], parts[1][None]).sum(axis=-1)
+    assert (bound >= (masks[0][:, None] & masks[1][None]).sum(axis=(-2, -1))).all()
 
 
 def test_box_bits_equal_slices():

@@ -226,7 +226,8 @@ def test_many_rounds_equal_one(crowd, monkeypatch):
     for name in ("_TILES_A_ROUND", "_MASKS_A_ROUND", "_CONTEXTS_A_ROUND", "_WON_A_ROUND"):
         monkeypatch.setattr(search, name, 1)
     monkeypatch.setattr(search, "_GROUP", 5)
-    monkeypatch.setattr(search, "_PIECE", 3)
+    for name in ("_TILES_A_PIECE", "_PAIRS_A_PIECE", "_COUNTS"):
+        monkeypatch.setattr(search, name, 3)
     rows = bank_of(photos, spec).rows
     rounds = jax.jit(lambda rows, queries: match(rows, queries, candidates=7))
     assert_equals_twin(rows, rounds(rows, queries), twin)

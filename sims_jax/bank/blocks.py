@@ -34,7 +34,7 @@ from sims_jax.bank.device import (
 )
 from sims_jax.bank.match import check_layouts, search
 from sims_jax.bank.parts import read_arrays, sweep, write_part
-from sims_jax.bank.search import BLOCK_TILES, Best, merge, nothing
+from sims_jax.bank.search import BLOCK_TILES, Best, best_of, nothing
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
 from sims_jax.progress import progress
@@ -182,6 +182,7 @@ def _search_block(
     """The best of those there are and of one block's, whose rows are numbered from `first_row`."""
     candidates = best.row.shape[-1]
     found = search(rows, layouts, component, class_id, candidates, exclude)
-    query = jnp.repeat(jnp.arange(class_id.size, dtype=jnp.int32), candidates)
+    found = jax.tree.map(lambda x: x.reshape(-1, candidates), found)
     row = jnp.where(found.row >= 0, found.row + first_row, -1)
-    return merge(best, query, found.score.reshape(-1), row.reshape(-1))
+    both = jnp.concatenate([best.score, found.score], axis=1)
+    return best_of(both, jnp.concatenate([best.row, row], axis=1), candidates)

@@ -20,11 +20,13 @@ from sims_jax.labels import VOID
 from sims_jax.types import BANK_AXIS, TILE, Bank, BankSpec, Photos, Rows
 
 # Increased whenever rows that were prepared before can no longer be read, or mean something else.
-ROWS_FORMAT = 1
+ROWS_FORMAT = 2
 _BATCH = 16  # photos described at once
 _MOST_NUMBERS = 2**31 - 1  # of rows: photo * N + component, int32
 # How much rows differ: where their boxes lie, in frames, and how large they are, in logarithms.
 _ALIKE_WEIGHTS = np.array([1.0, 1.5, 0.6, 0.6], np.float32)  # y, x, height, width
+
+_OF_SEGMENTS = ("outline", "mask_parts", "context_parts", "mask")
 
 _describe = jax.jit(describe_segments, static_argnames="spec")
 
@@ -180,11 +182,15 @@ def prepare_rows(share: Share, spec: BankSpec, sizes: Sizes) -> dict[str, np.nda
         boxes = values["outline"][rows, BOX : BOX + 4]
         # A class fills its tiles one after the other.
         place.reshape(-1)[first * TILE :][: rows.size] = rows[_alike_order(boxes, spec.grid)]
-    outline = np.swapaxes(_take(values["outline"], place), 1, 2)
+    outline, mask_parts, context_parts = (
+        np.ascontiguousarray(np.swapaxes(_take(values[name], place), 1, 2))
+        for name in ("outline", "mask_parts", "context_parts")
+    )
     return {
         "row": np.where(place >= 0, _take(values["row"], place), -1).astype(np.int32),
-        "outline": _pad(np.ascontiguousarray(outline), sizes.tiles + BLOCK_TILES, 0),
-        "sketch": _take(values["sketch"], place),
+        "outline": _pad(outline, sizes.tiles + BLOCK_TILES, 0),
+        "mask_parts": mask_parts,
+        "context_parts": context_parts,
         "mask": _take(values["mask"], place),
         "labels": _pad(labels, sizes.photos, 0),
         "first_tile": first_tile[None],
@@ -210,7 +216,7 @@ def _describe_rows(share: Share, spec: BankSpec) -> tuple[dict[str, np.ndarray],
         described = {
             "row": place * spec.max_segments + number,
             "class_id": share.class_id[some][photo, number],
-            **{name: getattr(grid, name)[photo, number] for name in ("outline", "sketch", "mask")},
+            **{name: getattr(grid, name)[photo, number] for name in _OF_SEGMENTS},
         }
         for name, new in described.items():
             if name not in values:  # all at once: pieces, joined at the end, would be held twice

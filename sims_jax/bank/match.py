@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int, Integer, UInt8, UInt32
 
 from sims_jax.bank.grid import describe_segments
-from sims_jax.bank.search import Best, Query, merge, nothing, search_share
+from sims_jax.bank.search import Best, Query, best_of, search_share
 from sims_jax.bank.segments import split_layout
 from sims_jax.types import BANK_AXIS, BankSpec, Matches, Rows
 
@@ -70,7 +70,8 @@ def search(
     grid = describe_segments(component, layouts, rows.spec)
     batch, count = class_id.shape
     layout = jnp.broadcast_to(jnp.arange(batch, dtype=jnp.int32)[:, None], class_id.shape)
-    each = class_id, layout, grid.outline, grid.sketch, grid.mask, grid.context
+    parts = grid.mask_parts, grid.context_parts
+    each = class_id, layout, grid.outline, *parts, grid.mask, grid.context
     queries = Query(*(x.reshape(batch * count, *x.shape[2:]) for x in each))
     # One class after the other: what is read for one segment is read again for the next.
     order = jnp.argsort(queries.class_id, descending=True)
@@ -100,7 +101,4 @@ def _search_shares(
     """On one device of several: searches its share, and merges what all have found."""
     own = search_share(rows, queries, labels, exclude, candidates)
     found = jax.lax.all_gather(own, BANK_AXIS, axis=1, tiled=True)
-    count = queries.class_id.size
-    query = jnp.repeat(jnp.arange(count, dtype=jnp.int32), found.row.shape[1])
-    none = nothing(count, candidates)
-    return merge(none, query, found.score.reshape(-1), found.row.reshape(-1))
+    return best_of(found.score, found.row, candidates)

@@ -1,36 +1,39 @@
 """The search for the best rows of one device: exact, and it looks at little.
 
 All segments of a batch go through it together. Areas and boxes bound the score of every row from
-above. Rows are kept in tiles that lie alike in the frame; a few rows of the tiles with the highest
-bounds are scored, and the worst of their K best is a floor: what is bounded below it is out. The
-rows above it have their masks compared and their contexts bounded by rough counts, and what is then
-left is scored.
+above. Rows are kept in tiles that lie alike in the frame; in the tiles with the highest bounds,
+counts by part of the frame bound the rows more closely, the most promising are scored, and the worst
+of their K best is a floor: what is bounded below it is out. Tiles that reach it are looked at: their
+rows are bounded by the counts, of those above the floor the masks are compared, and what is then
+still above it is scored.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt16, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16, UInt32
 
-from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, box_bits
+from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, box_lanes
 from sims_jax.bank.score import bound_ratio, score_pairs
-from sims_jax.ops.bits import count_bits
+from sims_jax.ops.bits import LANES, count_bits_of
 from sims_jax.types import TILE, Rows
 
 # Tiles bounded in one go.
 BLOCK_TILES = 64
 # What is looked at first, a segment: one tile of so many there may be, but so many at least and at
-# most; so many masks a tile; so many contexts in all.
-_FIRST_TILE_OF, _FIRST_TILES, _FIRST_MASKS_A_TILE, _FIRST_CONTEXTS = 64, (8, 32), 8, 24
+# most; so many rows in all.
+_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS = 64, (8, 32), 32
 # Segments searched for in one round, and what is looked at in one round, a segment: tiles, rows'
-# masks, rows' contexts, and the rows that reach the floor. What is left takes further rounds.
-_GROUP = 256
-_TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 512, 128, 24
-# Pairs whose bits are compared in one go: what is read for them fits a core's cache.
-_PIECE = 4096
+# masks, rows' contexts; and the best rows of so many are found at once.
+_GROUP = 128
+_TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 192, 96, 32
+# Tiles, and pairs, that are looked at in one go: what is read for them fits a core's cache.
+_TILES_A_PIECE, _PAIRS_A_PIECE = 512, 2048
+# Counts that are compared in one go.
+_COUNTS = 44
 
 
 @struct.dataclass
@@ -40,7 +43,8 @@ class Query:
     class_id: Int[Array, "*Q"]  # -1 for none
     layout: Int[Array, "*Q"]  # its index in the batch
     outline: Int[Array, "*Q 10"]
-    sketch: UInt16[Array, "*Q counts"]
+    mask_parts: UInt8[Array, "*Q parts"] | UInt16[Array, "*Q parts"]
+    context_parts: UInt8[Array, "*Q counts"] | UInt16[Array, "*Q counts"]
     mask: UInt32[Array, "*Q words"]
     context: UInt32[Array, "*Q words"]
 
@@ -95,9 +99,10 @@ def _search_group(
     """The K best rows of each query, by ever dearer looks at ever fewer rows."""
     count = queries.class_id.size
     first, bounds = jax.lax.map(lambda query: _bound_tiles(rows, query), queries)
+    bound_rows = functools.partial(_bound_rows, rows, queries)
     compare = functools.partial(_compare_masks, rows, queries)
     score = functools.partial(_score_rows, rows, queries, labels, exclude)
-    floor = _first_floor(rows, queries, first, bounds, compare, score, candidates)
+    floor = _first_floor(rows, first, bounds, bound_rows, compare, score, candidates)
 
     def reaches(query: Array, bound: Array, best: Best) -> Array:
         # A row equal to the last of K may still win by its number.
@@ -107,23 +112,20 @@ def _search_group(
     def look_at_tiles(chosen: Array, there: Array, best: Best) -> Best:
         query, tile = jnp.divmod(chosen, rows.class_tiles)
         tile += first[query]
-        bound = _bound_rows(rows, queries, query, tile)
+        bound, around = _in_pieces(bound_rows, _TILES_A_PIECE, there.sum(), query, tile)
         keep = there[:, None] & reaches(query[:, None], bound, best)
 
         def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
             asked, slot = query[chosen // TILE], tile[chosen // TILE] * TILE + chosen % TILE
-            common, bound = _in_pieces(compare, there.sum(), asked, slot)
+            around_ = around.reshape(-1)[chosen]
+            common, bound = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), asked, slot, around_)
 
             def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
                 own = asked[chosen]
-                value, row = _in_pieces(score, there.sum(), own, slot[chosen], common[chosen])
-
-                def take(chosen: Array, there: Array, best: Best) -> Best:
-                    won = jnp.where(there, row[chosen], -1)
-                    return merge(best, own[chosen], value[chosen], won)
-
-                won = there & (row >= 0) & reaches(own, value.astype(jnp.float32), best)
-                return _in_rounds(won, _WON_A_ROUND * count, take, best)
+                value, row = _in_pieces(
+                    score, _PAIRS_A_PIECE, there.sum(), own, slot[chosen], common[chosen]
+                )
+                return _take(best, jnp.where(there, own, count), value, row, row >= 0)
 
             keep = there & reaches(asked, bound, best)
             return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
@@ -136,18 +138,18 @@ def _search_group(
 
 def _first_floor(
     rows: Rows,
-    queries: Query,
     first: Int[Array, "Q"],
     bounds: Float[Array, "Q class_tiles"],
+    bound_rows: Callable[..., tuple[Array, Array]],
     compare: Callable[..., tuple[Array, Array]],
     score: Callable[..., tuple[Array, Array]],
     candidates: int,
 ) -> Float[Array, "Q"]:
     """A score that K rows of each query reach: the K-th best of a few promising ones, or 0."""
     count = len(bounds)
-    contexts = max(_FIRST_CONTEXTS, candidates)
     tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
-    tiles = max(tiles, -(-contexts // _FIRST_MASKS_A_TILE))
+    promising = max(_FIRST_ROWS, candidates)
+    tiles = max(tiles, -(-promising // TILE))
     if tiles > rows.class_tiles:  # so many candidates are about all rows
         return jnp.zeros(count, jnp.float32)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
@@ -156,22 +158,17 @@ def _first_floor(
 
     bound, tile = jax.lax.top_k(bounds, tiles)
     tile = tile.astype(jnp.int32) + first[:, None]
-    inside = _bound_rows(rows, queries, jnp.repeat(query, tiles), tile.reshape(-1))
+    asked = jnp.broadcast_to(query, tile.shape).reshape(-1)
+    inside, around = _in_pieces(bound_rows, _TILES_A_PIECE, valid * tiles, asked, tile.reshape(-1))
     inside = jnp.where(bound[..., None] >= 0, inside.reshape(*bound.shape, TILE), -1.0)
 
-    bound, place = jax.lax.top_k(inside.reshape(count, -1), tiles * _FIRST_MASKS_A_TILE)
+    bound, place = jax.lax.top_k(inside.reshape(count, -1), promising)
     slot = jnp.take_along_axis(tile, place // TILE, axis=1) * TILE + place % TILE
     asked = jnp.broadcast_to(query, slot.shape).reshape(-1)
-    common, closer = _in_pieces(compare, valid * slot.shape[1], asked, slot.reshape(-1))
-    closer = jnp.where(bound >= 0, closer.reshape(slot.shape), -1.0)
-
-    bound, place = jax.lax.top_k(closer, contexts)
-    slot, common = (
-        jnp.take_along_axis(x.reshape(closer.shape), place, axis=1).reshape(-1)
-        for x in (slot, common)
-    )
-    asked = jnp.broadcast_to(query, place.shape).reshape(-1)
-    value, row = _in_pieces(score, valid * contexts, asked, slot, common)
+    around = jnp.take_along_axis(around.reshape(count, -1), place, axis=1).reshape(-1)
+    slot = slot.reshape(-1)
+    common, _ = _in_pieces(compare, _PAIRS_A_PIECE, valid * promising, asked, slot, around)
+    value, row = _in_pieces(score, _PAIRS_A_PIECE, valid * promising, asked, slot, common)
     usable = (bound >= 0) & (row >= 0).reshape(bound.shape)
     value = jnp.where(usable, value.reshape(bound.shape).astype(jnp.float32), 0.0)
     return jax.lax.top_k(value, candidates)[0][:, -1]
@@ -192,9 +189,11 @@ def _bound_tiles(rows: Rows, query: Query) -> tuple[Int[Array, ""], Float[Array,
     def bound_block(index: Array, bounds: Array) -> Array:
         tile = start + index * BLOCK_TILES
         outline = jax.lax.dynamic_slice_in_dim(rows.outline, tile, BLOCK_TILES)
-        bound = _bound_outlines(outline, query.outline[:, None], rows.spec.grid).max(axis=-1)
+        mask, context = _common_outlines(outline, query.outline[:, None])
+        bound = _ratio(rows, mask, outline[:, AREA] + query.outline[AREA])
+        bound += _ratio(rows, context, outline[:, LABELLED] + query.outline[LABELLED])
         inside = tile + jnp.arange(BLOCK_TILES, dtype=jnp.int32) < stop
-        bound = jnp.where(inside, bound, -1.0)
+        bound = jnp.where(inside, bound.max(axis=-1), -1.0)
         return jax.lax.dynamic_update_slice_in_dim(bounds, bound, index * BLOCK_TILES, 0)
 
     blocks = (stop - start + BLOCK_TILES - 1) // BLOCK_TILES
@@ -202,52 +201,91 @@ def _bound_tiles(rows: Rows, query: Query) -> tuple[Int[Array, ""], Float[Array,
     return start, jax.lax.fori_loop(0, blocks, bound_block, unknown)
 
 
+def _overlap(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """Cells that two boxes have in common."""
+    (ay0, ax0, ay1, ax1), (by0, bx0, by1, bx1) = a, b
+    height = jnp.minimum(ay1, by1) - jnp.maximum(ay0, by0)
+    width = jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0)
+    return jnp.maximum(height, 0) * jnp.maximum(width, 0)
+
+
+def _ratio(rows: Rows, common: Array, total: Array) -> Float[Array, "..."]:
+    return bound_ratio(common.astype(jnp.float32), total.astype(jnp.float32), rows.spec.grid)
+
+
+def _common_outlines(a: Int[Array, "*B 10 n"], b: Int[Array, "*#B 10 #n"]) -> list[Array]:
+    """Cells that masks, and contexts, of such outlines have in common at most.
+
+    They are no more than either has, nor than the two boxes have in common.
+    """
+    a, b = (jnp.moveaxis(x, -2, 0) for x in (a, b))
+    return [
+        jnp.minimum(_overlap(a[box : box + 4], b[box : box + 4]), jnp.minimum(a[size], b[size]))
+        for size, box in ((AREA, BOX), (LABELLED, CONTEXT))
+    ]
+
+
 def _bound_rows(
     rows: Rows, queries: Query, query: Int[Array, "n"], tile: Int[Array, "n"]
-) -> Float[Array, "n tile"]:
-    """What each row of a tile scores at most, by its outline; -1 for no row."""
-    bound = _bound_outlines(rows.outline[tile], queries.outline[query][..., None], rows.spec.grid)
-    return jnp.where(rows.row[tile] >= 0, bound, -1.0)
+) -> tuple[Float[Array, "n tile"], Float[Array, "n tile"]]:
+    """What the rows of a tile score at most, -1 for no row; and what of it is their contexts'."""
+    outline, own = rows.outline[tile], queries.outline[query][..., None]
+    mask, context = _common_outlines(outline, own)
+    cells = rows.spec.grid[0] * rows.spec.grid[1]
+    parts = _common_parts(rows.mask_parts, queries.mask_parts, query, tile, cells)
+    mask = jnp.minimum(mask, parts)
+    parts = _common_parts(rows.context_parts, queries.context_parts, query, tile, cells)
+    context = jnp.minimum(context, parts)
+    mask = _ratio(rows, mask, outline[:, AREA] + own[:, AREA])
+    context = _ratio(rows, context, outline[:, LABELLED] + own[:, LABELLED])
+    return jnp.where(rows.row[tile] >= 0, mask + context, -1.0), context
 
 
-def _bound_outlines(
-    a: Int[Array, "*B 10 n"], b: Int[Array, "*#B 10 #n"], grid: tuple[int, int]
-) -> Float[Array, "*B n"]:
-    """The highest score of segments of such outlines.
+def _common_parts(
+    theirs: Int[Array, "T counts tile"],
+    ours: Int[Array, "Q counts"],
+    query: Int[Array, "n"],
+    tile: Int[Array, "n"],
+    cells: int,
+) -> Int[Array, "n tile"]:
+    """The sum of what rows of a tile and a query both have, count by count."""
 
-    Common cells are no more than either has, nor than the two boxes have in common.
-    """
-    a, b = (jnp.moveaxis(x, -2, 0).astype(jnp.float32) for x in (a, b))
-    bound = jnp.float32(0.0)
-    for size, box in ((AREA, BOX), (LABELLED, CONTEXT)):
-        (ay0, ax0, ay1, ax1), (by0, bx0, by1, bx1) = a[box : box + 4], b[box : box + 4]
-        height = jnp.minimum(ay1, by1) - jnp.maximum(ay0, by0)
-        width = jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0)
-        common = jnp.maximum(height, 0.0) * jnp.maximum(width, 0.0)
-        common = jnp.minimum(common, jnp.minimum(a[size], b[size]))
-        bound += bound_ratio(common, a[size] + b[size], grid)
-    return bound
+    own = ours[query]
+    steps = -(-own.shape[1] // _COUNTS)
+    while own.shape[1] % steps:
+        steps += 1
+    size = own.shape[1] // steps
+
+    def add(step: Array, total: Array) -> Array:
+        for count in range(size):
+            at = step * size + count
+            both = jnp.minimum(theirs[tile, at], own[:, at, None])
+            total += both.astype(total.dtype)
+        return total
+
+    # No sum exceeds the cells of the grid.
+    total = jnp.zeros((tile.size, TILE), jnp.uint16 if cells < 2**16 else jnp.int32)
+    return jax.lax.fori_loop(0, steps, add, total).astype(jnp.int32)
 
 
 def _compare_masks(
-    rows: Rows, queries: Query, query: Int[Array, "n"], slot: Int[Array, "n"]
+    rows: Rows,
+    queries: Query,
+    query: Int[Array, "n"],
+    slot: Int[Array, "n"],
+    context: Float[Array, "n"],
 ) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
-    """Common cells of the masks of pairs, and what the pairs score at most by these and a sketch.
+    """Common cells of the masks of pairs, and what the pairs score at most.
 
     Args:
       query, slot: of each pair; a slot is a row's place in this device's share.
+      context: what their contexts score at most.
     """
     tile, place = slot // TILE, slot % TILE
-    mask, sketch = (x.reshape(-1, *x.shape[2:])[slot] for x in (rows.mask, rows.sketch))
-    common = count_bits(mask & queries.mask[query])
-    sketch = jnp.minimum(sketch, queries.sketch[query])
-    shared = jnp.sum(sketch.astype(jnp.int32), axis=-1)
-    bound = jnp.float32(0.0)
-    for size, same in ((AREA, common), (LABELLED, shared)):
-        total = rows.outline[tile, size, place] + queries.outline[query, size]
-        same, total = same.astype(jnp.float32), total.astype(jnp.float32)
-        bound += bound_ratio(same, total, rows.spec.grid)
-    return common, bound
+    theirs, ours = (x.reshape(-1, x.shape[-1] // LANES, LANES) for x in (rows.mask, queries.mask))
+    common = count_bits_of(lambda i: theirs[slot, i] & ours[query, i], theirs.shape[1])
+    total = rows.outline[tile, AREA, place] + queries.outline[query, AREA]
+    return common, _ratio(rows, common, total) + context
 
 
 def _score_rows(
@@ -265,13 +303,17 @@ def _score_rows(
     row, layout = rows.row[tile, place], queries.layout[query]
     photo = jnp.maximum(row, 0) // rows.spec.max_segments
     outline, own = rows.outline[tile, :, place], queries.outline[query]
-    # Read first, compare then: fused with the reading, the comparison is not vectorised.
-    theirs, ours, context = jax.lax.optimization_barrier(
-        (rows.labels[photo // devices], labels[layout], queries.context[query])
-    )
-    differ = jax.lax.reduce(theirs ^ ours, jnp.uint32(0), jax.lax.bitwise_or, (1,))
-    inside = box_bits(outline[:, CONTEXT : CONTEXT + 4], rows.spec.grid)
-    shared = count_bits(~differ & context & inside)
+    box = outline[:, CONTEXT : CONTEXT + 4]
+    theirs, ours = (x.reshape(*x.shape[:-1], -1, LANES) for x in (rows.labels, labels))
+    context = queries.context.reshape(len(queries.context), -1, LANES)
+
+    def shared(index: int) -> UInt32[Array, "n LANES"]:
+        differ = jnp.uint32(0)
+        for bit in range(labels.shape[1]):
+            differ |= theirs[photo // devices, bit, index] ^ ours[layout, bit, index]
+        return ~differ & context[query, index] & box_lanes(box, index, rows.spec.grid)
+
+    shared = count_bits_of(shared, theirs.shape[2])
     union = outline[:, AREA] + own[:, AREA] - common
     either = outline[:, LABELLED] + own[:, LABELLED] - shared
     if exclude is not None:
@@ -279,24 +321,60 @@ def _score_rows(
     return score_pairs(common, union, shared, either, rows.spec.grid), row
 
 
-def merge(
-    best: Best, query: Int[Array, "n"], score: UInt32[Array, "n"], row: Int[Array, "n"]
+def _take(
+    best: Best,
+    query: Int[Array, "n"],
+    score: UInt32[Array, "n"],
+    row: Int[Array, "n"],
+    usable: Bool[Array, "n"],
 ) -> Best:
-    """The K best of each query of those there are and of more pairs, whose rows may be -1."""
+    """The K best of each query of those there are and of more pairs, of which some are usable.
+
+    Pairs are sorted by query; Q is none.
+    """
     count, candidates = best.row.shape
-    own = jnp.repeat(jnp.arange(count, dtype=jnp.int32), candidates)
-    query = jnp.concatenate([own, query])
-    row = jnp.concatenate([best.row.reshape(-1), row])
-    score = jnp.concatenate([best.score.reshape(-1), score])
-    query = jnp.where(row >= 0, query, count)
-    query, behind, row = jax.lax.sort((query, ~score, row), num_keys=3)
-    place = jnp.searchsorted(query, jnp.arange(count, dtype=jnp.int32))
-    place = place[:, None] + jnp.arange(candidates, dtype=place.dtype)
-    there = query.at[place].get(mode="fill", fill_value=count) == jnp.arange(count)[:, None]
-    place = jnp.where(there, place, 0)
+    start = jnp.searchsorted(query, jnp.arange(count, dtype=jnp.int32))
+
+    def wins(best: Best) -> Bool[Array, "n"]:
+        last_score, last_row = best.score[query, -1], best.row[query, -1]
+        tied = (score == last_score) & ((row < last_row) | (last_row < 0))
+        return usable & (query < count) & ((score > last_score) | tied)
+
+    def one_round(state: tuple[Array, Best]) -> tuple[Array, Best]:
+        left, best = state
+        place = jnp.cumsum(left, dtype=jnp.int32) - left.astype(jnp.int32)
+        place -= place[start][query]
+        now = left & (place < _WON_A_ROUND)
+        asked = jnp.where(now, query, count)
+
+        def deal(values: Array, fill: int) -> Array:
+            nobody = jnp.full((count, _WON_A_ROUND), fill, values.dtype)
+            return nobody.at[asked, place].set(values, mode="drop")
+
+        scores = jnp.concatenate([best.score, deal(score, 0)], axis=1)
+        best = best_of(scores, jnp.concatenate([best.row, deal(row, -1)], axis=1), candidates)
+        return left & ~now & wins(best), best
+
+    return jax.lax.while_loop(lambda state: state[0].any(), one_round, (wins(best), best))[1]
+
+
+def best_of(score: UInt32[Array, "Q n"], row: Int[Array, "Q n"], candidates: int) -> Best:
+    """The K best of n rows of each query, of which some may be -1."""
+
+    def count_ahead(index: Array, ahead: Array) -> Array:
+        other_score, other_row = (
+            jax.lax.dynamic_slice_in_dim(x, index, 1, axis=1) for x in (score, row)
+        )
+        better = (other_score > score) | ((other_score == score) & (other_row < row))
+        return ahead + ((other_row >= 0) & better).astype(jnp.int32)
+
+    ahead = jax.lax.fori_loop(0, row.shape[1], count_ahead, jnp.zeros(row.shape, jnp.int32))
+    place = jnp.where(row >= 0, ahead, candidates)
+    query = jnp.arange(len(row), dtype=jnp.int32)[:, None]
+    none = nothing(len(row), candidates)
     return Best(
-        score=jnp.where(there, ~behind[place], jnp.uint32(0)),
-        row=jnp.where(there, row[place], -1),
+        score=none.score.at[query, place].set(score, mode="drop"),
+        row=none.row.at[query, place].set(row, mode="drop"),
     )
 
 
@@ -319,20 +397,29 @@ def _in_rounds(
 
 
 def _in_pieces(
-    function: Callable[..., tuple[Array, ...]], count: Int[Array, ""], *pairs: Int[Array, "n"]
+    function: Callable[..., tuple[Array, ...]],
+    piece: int,
+    count: Int[Array, ""],
+    *pairs: Int[Array, "n"],
 ) -> tuple[Array, ...]:
     """`function` of the first `count` of n pairs, a piece at a time; zeros for the others."""
     size = pairs[0].size
-    pieces = [jnp.pad(x, (0, -size % _PIECE)).reshape(-1, _PIECE) for x in pairs]
+    piece = min(piece, size)
+    pieces = [jnp.pad(x, (0, -size % piece)).reshape(-1, piece) for x in pairs]
     shapes = jax.eval_shape(function, *(x[0] for x in pieces))
-    nothing = tuple(jnp.zeros((len(pieces[0]), _PIECE), shape.dtype) for shape in shapes)
+    nothing = tuple(jnp.zeros((pieces[0].size, *x.shape[1:]), x.dtype) for x in shapes)
 
     def one(index: Array, results: tuple[Array, ...]) -> tuple[Array, ...]:
         found = function(*(x[index] for x in pieces))
-        return tuple(all_.at[index].set(new) for all_, new in zip(results, found, strict=True))
+        # Scattered, not put in one block: XLA would fuse that with the function, and not vectorise.
+        place = index * piece + jnp.arange(piece, dtype=jnp.int32)
+        return tuple(
+            all_.at[place].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
+            for all_, new in zip(results, found, strict=True)
+        )
 
-    results = jax.lax.fori_loop(0, (count + _PIECE - 1) // _PIECE, one, nothing)
-    return tuple(x.reshape(-1)[:size] for x in results)
+    results = jax.lax.fori_loop(0, (count + piece - 1) // piece, one, nothing)
+    return tuple(x[:size] for x in results)
 
 
 def _repeat(

@@ -1,11 +1,14 @@
 """Masks as packed bits: cell i is bit i % 32, counted from the lowest, of word i // 32."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 WORD_BITS = 32
+LANES = 16  # words that are counted side by side
 
 
 def pack_bits(mask: Bool[Array, "*B M"]) -> UInt32[Array, "*B words"]:
@@ -36,7 +39,23 @@ def read_bits(
 
 def count_bits(words: UInt32[Array, "*B words"]) -> Int[Array, "*B"]:
     """Number of cells set, int32."""
-    return jnp.sum(jax.lax.population_count(words).astype(jnp.int32), axis=-1, dtype=jnp.int32)
+    missing = -words.shape[-1] % LANES
+    words = jnp.pad(words, [(0, 0)] * (words.ndim - 1) + [(0, missing)])
+    words = words.reshape(*words.shape[:-1], -1, LANES)
+    return count_bits_of(lambda index: words[..., index, :], words.shape[-2])
+
+
+def count_bits_of(
+    lanes: Callable[[int], UInt32[Array, "*B LANES"]], count: int
+) -> Int[Array, "*B"]:
+    """Number of cells set in words that are given LANES at a time: `lanes(0)` to `lanes(count - 1)`.
+
+    It compiles to one loop that holds no word in memory, and needs no tree of partial sums.
+    """
+    total = jax.lax.population_count(lanes(0))
+    for index in range(1, count):
+        total += jax.lax.population_count(lanes(index))
+    return jnp.sum(total.astype(jnp.int32), axis=-1, dtype=jnp.int32)
 
 
 def _bit_positions() -> UInt32[Array, "32"]:
