@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Int16, UInt8, UInt16, UInt32
 
 from sims_jax.labels import LabelSpace
 
-TILE = 32  # rows of a bank that are bounded together
+TILE = 32  # rows of a bank that are looked at together
 BANK_AXIS = "bank"  # of the mesh a bank is sharded over
 
 
@@ -71,7 +71,8 @@ class Rows:
     """
 
     row: Int[Array, "T tile"]  # -1 where a tile is filled up
-    outline: Int[Array, "_T 10 tile"]  # as in `sims_jax.bank.grid`; each share is padded
+    envelope: Int[Array, "E _T"]  # of the outlines of a tile: 12 a share, which is padded
+    outline: Int[Array, "T 10 tile"]  # as in `sims_jax.bank.grid`
     mask_parts: UInt8[Array, "T parts tile"] | UInt16[Array, "T parts tile"]  # counts of cells
     context_parts: UInt8[Array, "T counts tile"] | UInt16[Array, "T counts tile"]
     mask: UInt32[Array, "T tile words"]

@@ -34,7 +34,7 @@ from sims_jax.bank.device import (
 )
 from sims_jax.bank.match import check_layouts, search
 from sims_jax.bank.parts import read_arrays, sweep, write_part
-from sims_jax.bank.search import BLOCK_TILES, Best, best_of, nothing
+from sims_jax.bank.search import Best, best_of, nothing
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
 from sims_jax.progress import progress
@@ -96,7 +96,7 @@ def open_blocks(
       devices: default: all. Several processes call this together, and each prepares its own.
     """
     devices = tuple(jax.devices() if devices is None else devices)
-    form = (ROWS_FORMAT, TILE, BLOCK_TILES, _FIELDS)
+    form = (ROWS_FORMAT, TILE, _FIELDS)
     text = f"{form} {store.digest} {block_photos} {len(devices)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     starts = range(0, len(store.ids), block_photos)

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from sims_jax.bank.grid import BOX, describe_segments
-from sims_jax.bank.search import BLOCK_TILES
+from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, describe_segments
 from sims_jax.bank.store import Images, Store
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
@@ -81,7 +80,7 @@ def fit(shares: Iterable[Share], num_classes: int) -> Sizes:
         own = share.tiles(num_classes)
         tiles, class_tiles = max(tiles, int(own.sum())), max(class_tiles, int(own.max()))
         photos = max(photos, len(share.photos))
-    return Sizes(tiles, -(-class_tiles // BLOCK_TILES) * BLOCK_TILES, photos)
+    return Sizes(tiles, class_tiles, photos)
 
 
 def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank:
@@ -188,7 +187,8 @@ def prepare_rows(share: Share, spec: BankSpec, sizes: Sizes) -> dict[str, np.nda
     )
     return {
         "row": np.where(place >= 0, _take(values["row"], place), -1).astype(np.int32),
-        "outline": _pad(outline, sizes.tiles + BLOCK_TILES, 0),
+        "envelope": _envelope(outline, place >= 0, sizes),
+        "outline": outline,
         "mask_parts": mask_parts,
         "context_parts": context_parts,
         "mask": _take(values["mask"], place),
@@ -244,6 +244,27 @@ def _alike_order(box_yx: Int[np.ndarray, "n 4"], grid: tuple[int, int]) -> Int[n
         return split(rows[order[:half]]) + split(rows[order[half:]])
 
     return np.concatenate(split(np.arange(len(box_yx))))
+
+
+def _envelope(
+    outline: Int[np.ndarray, "T 10 tile"], there: Bool[np.ndarray, "T tile"], sizes: Sizes
+) -> Int[np.ndarray, "12 _T"]:
+    """For masks, then contexts: of a tile the smallest and the largest area, and the hull of boxes.
+
+    Padded, so that any tile is followed by as many as a class has.
+    """
+
+    def smallest(field: int) -> Int[np.ndarray, "T"]:
+        return np.where(there, outline[:, field], np.iinfo(np.int32).max).min(axis=1)
+
+    def largest(field: int) -> Int[np.ndarray, "T"]:
+        return np.where(there, outline[:, field], 0).max(axis=1)
+
+    envelope = []
+    for size, box in ((AREA, BOX), (LABELLED, CONTEXT)):
+        envelope += [smallest(size), largest(size), smallest(box), smallest(box + 1)]
+        envelope += [largest(box + 2), largest(box + 3)]
+    return np.pad(np.stack(envelope), ((0, 0), (0, sizes.class_tiles)))
 
 
 def _take(values: np.ndarray, place: Int[np.ndarray, "T tile"]) -> np.ndarray:

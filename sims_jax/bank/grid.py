@@ -4,6 +4,8 @@ Cells are packed bits: a bit map has h rows of ceil(w / 32) words, flattened, an
 to a multiple of LANES.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def describe_segments(
       component: index of the segment at each pixel, -1 where there is none.
       layouts: class ids, void 255.
     """
-    return jax.lax.map(lambda one: _describe_one(*one, spec), (component, layouts))
+    return jax.vmap(functools.partial(_describe_one, spec=spec))(component, layouts)
 
 
 def _describe_one(

@@ -21,17 +21,15 @@ from sims_jax.bank.score import bound_ratio, score_pairs
 from sims_jax.ops.bits import LANES, count_bits_of
 from sims_jax.types import TILE, Rows
 
-# Tiles bounded in one go.
-BLOCK_TILES = 64
 # What is looked at first, a segment: one tile of so many there may be, but so many at least and at
 # most; so many rows in all.
-_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS = 64, (8, 32), 32
+_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS = 64, (12, 32), 24
 # Segments searched for in one round, and what is looked at in one round, a segment: tiles, rows'
 # masks, rows' contexts; and the best rows of so many are found at once.
-_GROUP = 128
+_GROUP = 256
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 192, 96, 32
-# Tiles, and pairs, that are looked at in one go: what is read for them fits a core's cache.
-_TILES_A_PIECE, _PAIRS_A_PIECE = 512, 2048
+# Queries, tiles, and pairs, that are looked at in one go: what is read for them fits a core's cache.
+_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 512, 2048
 # Counts that are compared in one go.
 _COUNTS = 44
 
@@ -98,42 +96,50 @@ def _search_group(
 ) -> Best:
     """The K best rows of each query, by ever dearer looks at ever fewer rows."""
     count = queries.class_id.size
-    first, bounds = jax.lax.map(lambda query: _bound_tiles(rows, query), queries)
+    valid, all_queries = jnp.sum(queries.class_id >= 0), jnp.arange(count, dtype=jnp.int32)
+    bound_tiles = functools.partial(_bound_tiles, rows, queries)
+    first, bounds = _in_pieces(bound_tiles, _QUERIES_A_PIECE, valid, all_queries)
+    bounds = jnp.where((all_queries < valid)[:, None], bounds, -1.0)
     bound_rows = functools.partial(_bound_rows, rows, queries)
     compare = functools.partial(_compare_masks, rows, queries)
     score = functools.partial(_score_rows, rows, queries, labels, exclude)
     floor = _first_floor(rows, first, bounds, bound_rows, compare, score, candidates)
 
-    def reaches(query: Array, bound: Array, best: Best) -> Array:
-        # A row equal to the last of K may still win by its number.
-        least = jnp.maximum(floor, best.score[:, -1].astype(jnp.float32))
-        return bound >= least[query]
+    # First rows that score at least 1; then, where these are less than K, rows that score 0.
+    def look(zeros: Array, best: Best) -> Best:
+        least = jnp.where(zeros > 0, 0.0, jnp.maximum(floor, 1.0))
 
-    def look_at_tiles(chosen: Array, there: Array, best: Best) -> Best:
-        query, tile = jnp.divmod(chosen, rows.class_tiles)
-        tile += first[query]
-        bound, around = _in_pieces(bound_rows, _TILES_A_PIECE, there.sum(), query, tile)
-        keep = there[:, None] & reaches(query[:, None], bound, best)
+        def reaches(query: Array, bound: Array, best: Best) -> Array:
+            # A row equal to the last of K may still win by its number.
+            return bound >= jnp.maximum(least, best.score[:, -1].astype(jnp.float32))[query]
 
-        def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
-            asked, slot = query[chosen // TILE], tile[chosen // TILE] * TILE + chosen % TILE
-            around_ = around.reshape(-1)[chosen]
-            common, bound = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), asked, slot, around_)
+        def look_at_tiles(chosen: Array, there: Array, best: Best) -> Best:
+            query, tile = jnp.divmod(chosen, rows.class_tiles)
+            tile += first[query]
+            bound, around = _in_pieces(bound_rows, _TILES_A_PIECE, there.sum(), query, tile)
+            keep = there[:, None] & reaches(query[:, None], bound, best)
 
-            def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
-                own = asked[chosen]
-                value, row = _in_pieces(
-                    score, _PAIRS_A_PIECE, there.sum(), own, slot[chosen], common[chosen]
-                )
-                return _take(best, jnp.where(there, own, count), value, row, row >= 0)
+            def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
+                asked, slot = query[chosen // TILE], tile[chosen // TILE] * TILE + chosen % TILE
+                pairs = asked, slot, around.reshape(-1)[chosen]
+                common, bound = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), *pairs)
 
-            keep = there & reaches(asked, bound, best)
-            return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
+                def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
+                    pairs = asked[chosen], slot[chosen], common[chosen]
+                    value, row = _in_pieces(score, _PAIRS_A_PIECE, there.sum(), *pairs)
+                    usable = (row >= 0) & ((value == 0) == (zeros > 0))
+                    return _take(best, jnp.where(there, pairs[0], count), value, row, usable)
 
-        return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
+                keep = there & reaches(asked, bound, best)
+                return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
 
-    keep = bounds >= floor[:, None]
-    return _in_rounds(keep, _TILES_A_ROUND * count, look_at_tiles, nothing(count, candidates))
+            return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
+
+        wanted = (zeros == 0) | (best.row[:, -1] < 0)
+        keep = (bounds >= least[:, None]) & wanted[:, None]
+        return _in_rounds(keep, _TILES_A_ROUND * count, look_at_tiles, best)
+
+    return jax.lax.fori_loop(0, 2, look, nothing(count, candidates))
 
 
 def _first_floor(
@@ -179,26 +185,27 @@ def nothing(count: int, candidates: int) -> Best:
     return Best(jnp.zeros(shape, jnp.uint32), jnp.full(shape, -1, jnp.int32))
 
 
-def _bound_tiles(rows: Rows, query: Query) -> tuple[Int[Array, ""], Float[Array, "class_tiles"]]:
-    """The first tile of a query's class, and what each tile's rows score at most; -1 past them."""
-    ends = rows.first_tile[0]
-    last = ends.size - 1
-    start = ends[jnp.where(query.class_id < 0, last, query.class_id)]
-    stop = ends[jnp.where(query.class_id < 0, last, query.class_id + 1)]
-
-    def bound_block(index: Array, bounds: Array) -> Array:
-        tile = start + index * BLOCK_TILES
-        outline = jax.lax.dynamic_slice_in_dim(rows.outline, tile, BLOCK_TILES)
-        mask, context = _common_outlines(outline, query.outline[:, None])
-        bound = _ratio(rows, mask, outline[:, AREA] + query.outline[AREA])
-        bound += _ratio(rows, context, outline[:, LABELLED] + query.outline[LABELLED])
-        inside = tile + jnp.arange(BLOCK_TILES, dtype=jnp.int32) < stop
-        bound = jnp.where(inside, bound.max(axis=-1), -1.0)
-        return jax.lax.dynamic_update_slice_in_dim(bounds, bound, index * BLOCK_TILES, 0)
-
-    blocks = (stop - start + BLOCK_TILES - 1) // BLOCK_TILES
-    unknown = jnp.full(rows.class_tiles, -1.0, jnp.float32)
-    return start, jax.lax.fori_loop(0, blocks, bound_block, unknown)
+def _bound_tiles(
+    rows: Rows, queries: Query, query: Int[Array, "n"]
+) -> tuple[Int[Array, "n"], Float[Array, "n class_tiles"]]:
+    """The first tile of queries' classes, and what each tile's rows score at most; -1 past them."""
+    ends, class_id = rows.first_tile[0], queries.class_id[query]
+    start = ends[jnp.where(class_id < 0, ends.size - 1, class_id)]
+    stop = ends[jnp.where(class_id < 0, ends.size - 1, class_id + 1)]
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=rows.class_tiles, axis=1)
+    envelope = jax.vmap(cut, (None, 0))(rows.envelope, start)
+    outline = queries.outline[query]
+    bound = jnp.float32(0.0)
+    for kind, (size, box) in enumerate(((AREA, BOX), (LABELLED, CONTEXT))):
+        least, most, *hull = (envelope[:, 6 * kind + i] for i in range(6))
+        own = outline[:, size, None]
+        common = _overlap(hull, [outline[:, box + i, None] for i in range(4)])
+        common = jnp.minimum(common, own)
+        # Of all sizes between these, the one nearest to what is in common scores highest.
+        total = jnp.clip(common, least, most)
+        bound += _ratio(rows, jnp.minimum(common, total), total + own)
+    tile = start[:, None] + jnp.arange(rows.class_tiles, dtype=jnp.int32)
+    return start, jnp.where(tile < stop[:, None], bound, -1.0)
 
 
 def _overlap(a: Sequence[Array], b: Sequence[Array]) -> Array:
