@@ -5,6 +5,7 @@ to a multiple of LANES.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ from sims_jax.types import BankSpec
 CONTEXT_FRAC = 0.125
 # Where an outline has what; boxes are (y0, x0, y1, x1) in cells.
 AREA, BOX, CONTEXT, LABELLED, OUTLINE = 0, 1, 5, 9, 10
-# Counts in parts of the frame say roughly what a bit map holds. For masks a part is half a word wide,
-# for contexts a word, and the frame has so many rows of parts.
+# Counts in parts of the frame say roughly what a bit map holds. For masks a part is half a word
+# wide, for contexts a word, and the frame has so many rows of parts.
 MASK_BANDS, CONTEXT_BANDS = 5, 2
 # Contexts are counted by class; of more classes than these, some share a count.
 CONTEXT_KINDS = 16
@@ -111,13 +112,11 @@ def _count_in_bands(
     Of one word are no more than `width` of a kind.
     """
     height, columns = grid[0], _words_a_row(grid)
-    cells, kinds = (
-        x[:, : height * columns].reshape(-1, height, columns) for x in (cells, kinds)
-    )
+    cells, kinds = (x[:, : height * columns].reshape(-1, height, columns) for x in (cells, kinds))
     # The segments side by side: all are counted at once.
     cells = jax.lax.optimization_barrier(jnp.moveaxis(cells, 0, -1))
     ends = [band * height // bands for band in range(bands + 1)]
-    rows = [range(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+    rows = [range(start, stop) for start, stop in itertools.pairwise(ends)]
     dtype = jnp.uint8 if width * max(map(len, rows)) < 2**8 else jnp.uint16
     counts = jnp.zeros((bands, len(kinds), columns, cells.shape[-1]), dtype)
     for band, band_rows in enumerate(rows):

@@ -1,11 +1,11 @@
 """The search for the best rows of one device: exact, and it looks at little.
 
-All segments of a batch go through it together. Areas and boxes bound the score of every row from
-above. Rows are kept in tiles that lie alike in the frame; in the tiles with the highest bounds,
-counts by part of the frame bound the rows more closely, the most promising are scored, and the worst
-of their K best is a floor: what is bounded below it is out. Tiles that reach it are looked at: their
-rows are bounded by the counts, of those above the floor the masks are compared, and what is then
-still above it is scored.
+All segments of a batch go through it together. Rows are kept in tiles that lie alike in the
+frame. Areas and boxes bound the score of all rows of a tile from above; counts of cells by part of
+the frame bound that of each row more closely. In the tiles with the highest bounds the most
+promising rows are scored: the worst of their K best is a floor, and what is bounded below it is out.
+Of what reaches it rows are bounded, then masks compared, then contexts; every step leaves few to
+the next.
 """
 
 import functools
@@ -22,13 +22,13 @@ from sims_jax.ops.bits import LANES, count_bits_of
 from sims_jax.types import TILE, Rows
 
 # What is looked at first, a segment: one tile of so many there may be, but so many at least and at
-# most; so many rows in all.
+# most; and so many of their rows.
 _FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS = 64, (12, 32), 24
 # Segments searched for in one round, and what is looked at in one round, a segment: tiles, rows'
 # masks, rows' contexts; and the best rows of so many are found at once.
 _GROUP = 256
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 192, 96, 32
-# Queries, tiles, and pairs, that are looked at in one go: what is read for them fits a core's cache.
+# Queries, tiles and pairs looked at in one go: what is made of them fits a core's cache.
 _QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 512, 2048
 # Counts that are compared in one go.
 _COUNTS = 44
@@ -96,7 +96,8 @@ def _search_group(
 ) -> Best:
     """The K best rows of each query, by ever dearer looks at ever fewer rows."""
     count = queries.class_id.size
-    valid, all_queries = jnp.sum(queries.class_id >= 0), jnp.arange(count, dtype=jnp.int32)
+    all_queries = jnp.arange(count, dtype=jnp.int32)
+    valid = jnp.sum(queries.class_id >= 0, dtype=jnp.int32)  # these come first
     bound_tiles = functools.partial(_bound_tiles, rows, queries)
     first, bounds = _in_pieces(bound_tiles, _QUERIES_A_PIECE, valid, all_queries)
     bounds = jnp.where((all_queries < valid)[:, None], bounds, -1.0)
@@ -105,7 +106,7 @@ def _search_group(
     score = functools.partial(_score_rows, rows, queries, labels, exclude)
     floor = _first_floor(rows, first, bounds, bound_rows, compare, score, candidates)
 
-    # First rows that score at least 1; then, where these are less than K, rows that score 0.
+    # First the rows that score at least 1; then, where these are fewer than K, those that score 0.
     def look(zeros: Array, best: Best) -> Best:
         least = jnp.where(zeros > 0, 0.0, jnp.maximum(floor, 1.0))
 
@@ -160,7 +161,7 @@ def _first_floor(
         return jnp.zeros(count, jnp.float32)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
     # Queries without a class come last. Where others have no tile, some floors are only lower.
-    valid = jnp.sum(bounds.max(axis=1) >= 0)
+    valid = jnp.sum(bounds.max(axis=1) >= 0, dtype=jnp.int32)
 
     bound, tile = jax.lax.top_k(bounds, tiles)
     tile = tile.astype(jnp.int32) + first[:, None]
@@ -255,8 +256,10 @@ def _common_parts(
     tile: Int[Array, "n"],
     cells: int,
 ) -> Int[Array, "n tile"]:
-    """The sum of what rows of a tile and a query both have, count by count."""
+    """The sum of what rows of a tile and a query both have, count by count.
 
+    All rows of a tile side by side; unrolled, or it would not be vectorised.
+    """
     own = ours[query]
     steps = -(-own.shape[1] // _COUNTS)
     while own.shape[1] % steps:

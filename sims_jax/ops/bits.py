@@ -48,9 +48,9 @@ def count_bits(words: UInt32[Array, "*B words"]) -> Int[Array, "*B"]:
 def count_bits_of(
     lanes: Callable[[int], UInt32[Array, "*B LANES"]], count: int
 ) -> Int[Array, "*B"]:
-    """Number of cells set in words that are given LANES at a time: `lanes(0)` to `lanes(count - 1)`.
+    """Number of cells set in words given LANES at a time, as `lanes(0)` to `lanes(count - 1)`.
 
-    It compiles to one loop that holds no word in memory, and needs no tree of partial sums.
+    It compiles to one loop that keeps no word in memory; a plain sum would keep all their counts.
     """
     total = jax.lax.population_count(lanes(0))
     for index in range(1, count):
