@@ -3,9 +3,9 @@
 All segments of a batch go through it together. Rows are kept in tiles that lie alike in the
 frame. Areas and boxes bound the score of all rows of a tile from above; counts of cells by part of
 the frame bound that of each row more closely. In the tiles with the highest bounds the most
-promising rows are scored: the worst of their K best is a floor, and what is bounded below it is out.
-Of what reaches it rows are bounded, then masks compared, then contexts; every step leaves few to
-the next.
+promising rows are scored: the worst of their K best is a floor, and what is bounded below it is
+out. Of what reaches it rows are bounded, then masks compared, then contexts; every step leaves few
+to the next.
 """
 
 import functools
