@@ -176,14 +176,19 @@ def to_text(report: Report) -> str:
     return "\n".join([*lines, f"{report.dataset}: {verdict}"])
 
 
+def find_strange(report: Report) -> list[Finding]:
+    """The examples with faults of their own, and the copies."""
+    named = {one for remark in report.remarks for one in remark.ids}
+    return [finding for finding in report.findings if finding.faults or finding.one.id in named]
+
+
 def write_sheet(path: pathlib.Path, report: Report) -> int:
     """Writes photo | layout of examples with faults, of copies, and of those with the most void.
 
     Returns:
       how many are on it.
     """
-    named = {file for remark in report.remarks for file in remark.files}
-    strange = [f for f in report.findings if f.faults or named & set(f.one.files.values())]
+    strange = find_strange(report)
     void = sorted(report.findings, key=lambda f: -f.pixels[-1] / max(f.pixels.sum(), 1))
     chosen = list({id(f): f for f in [*strange, *void]}.values())[:NUM_SAMPLES]
     if chosen:
