@@ -101,9 +101,11 @@ def _find_shortage(name: str, findings: list[Finding]) -> Iterator[Fault]:
 
 
 def _find_unseen(labels: LabelSpace, findings: list[Finding]) -> list[Fault]:
-    pixels = _total(finding.pixels[:-1] for finding in findings if finding.split == "train")
-    names = [name for name, n in zip(labels.classes, pixels, strict=False) if not n]
-    if not names or not np.any(pixels):
+    train = [finding.pixels[:-1] for finding in findings if finding.split == "train"]
+    if not np.any(train):  # or none: that is a fault already
+        return []
+    names = [name for name, n in zip(labels.classes, _total(train), strict=True) if not n]
+    if not names:
         return []
     return [
         Fault(f"train: found no pixel of {len(names)} classes ({', '.join(names)}); photos of them "
