@@ -71,11 +71,11 @@ def get_config(folder: str = "") -> ConfigDict:
                     final_pool=False,
                     hidden=128,
                     dropout=0.2,
-                    box_size=(32, 64),
+                    box_size=(48, 64),  # poles and signs need the height
                 ),
-                train=train(700, 32, 2e-3),
+                train=train(2000, 32, 2e-3),
             ),
-            densifier=dict(net=dict(widths=(64, 64, 48, 32, 16)), train=train(280, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(48, 48, 32, 24, 16)), train=train(400, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
                     encoder_widths=(16, 32, 48, 64),

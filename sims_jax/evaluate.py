@@ -1,4 +1,4 @@
-"""Judges photos: `python -m sims_jax.evaluate --workdir=WORKDIR [--baselines]`.
+"""Judges photos: `python -m sims_jax.evaluate --workdir=WORKDIR [--baselines | --coarse]`.
 
 The workdir's model makes the photos of its held-out layouts; `--photos=FOLDER` judges any others of
 the same layouts, or of those in `--layouts` with the real ones in `--real`. Prints the protocol and
@@ -29,6 +29,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add("--layouts", type=pathlib.Path, help="of --photos, where they are not the workdir's")
     add("--real", type=pathlib.Path, help="the real photos of --layouts")
     add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
+    add(
+        "--coarse",
+        action="store_true",
+        help="photos of the coarse layouts, beside those of their nearest labels and of the fine",
+    )
     add("--json", type=pathlib.Path, help="default: WORKDIR/evaluate/NAME.json")
     return parser
 

@@ -1,6 +1,7 @@
 """`synthesize.py`: photos of layouts, and the sources of their segments, into a folder."""
 
 import argparse
+import collections
 import dataclasses
 import itertools
 import json
@@ -83,7 +84,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         _read_pair(*pair, model.labels)
     names = [_photo_name(path) for path in paths]
     told = arguments.out / SOURCES_FILE
-    earlier, made, rows = _read_sources(told), {}, []
+    earlier, made, rows, alone = _read_sources(told), {}, [], collections.Counter()
     bar = progress("synthesize", len(paths))
     try:
         for name, path, instance in zip(names, paths, instances, strict=True):
@@ -100,6 +101,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 # there will be is said at once, its sources at the end.
                 write_json(told, earlier | dict.fromkeys(names))
             made[name] = [_to_json(source) for source in result.segments]
+            alone.update(s.class_name for s in result.segments if s.photo_id is None)
             write_picture(arguments.out / name, result.photo)
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
@@ -110,6 +112,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         if made:
             write_json(told, earlier | made)
     print(f"{len(paths)} photos and {SOURCES_FILE}: {arguments.out}")
+    for class_name, count in alone.items():
+        print(f"found nothing in the bank for {class_name} ({count} segments): made without it")
     if arguments.sheet:
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
         sheet = contact_sheet([list(itertools.chain(*some)) for some in several])

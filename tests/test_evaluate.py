@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -141,6 +142,21 @@ def test_the_model_of_a_workdir_is_judged(workdir, tiny_model, monkeypatch, caps
     assert "judge_sha256" in capsys.readouterr().out
 
 
+def test_photos_of_coarse_layouts_are_judged_by_the_fine_ones(
+    workdir, tiny_model, tiny_stores, monkeypatch
+):
+    """A densifier that adds nothing is the nearest label; the fine layouts are all found."""
+    densifier = tiny_model.params.densifier["params"]
+    nothing = jax.tree.map(jnp.zeros_like, densifier) | {"trust": jnp.ones(())}
+    params = tiny_model.params.replace(densifier={"params": nothing})
+    monkeypatch.setattr("sims_jax.load", lambda _: dataclasses.replace(tiny_model, params=params))
+    scores = run(workdir, "--coarse")["scores"]
+    assert (workdir / "evaluate" / "val-coarse.json").exists()
+    assert list(scores) == ["real", "photos", "nearest", "fine"]
+    assert scores["photos"] == scores["nearest"] != scores["fine"]
+    assert scores["nearest"]["layout_miou"] < scores["fine"]["layout_miou"] == 1
+
+
 def test_photos_of_others_are_judged(workdir, tiny_stores):
     heldout = tiny_stores[1]
     folder = workdir / "theirs"
@@ -155,6 +171,7 @@ def test_photos_of_others_are_judged(workdir, tiny_stores):
 
 
 def test_flags_that_do_not_go_together_are_refused(workdir):
-    for flags in (["--layouts=x"], ["--layouts=x", "--real=y"], ["--photos=x", "--baselines"]):
+    apart = ["--photos=x", "--baselines"], ["--photos=x", "--coarse"], ["--coarse", "--baselines"]
+    for flags in (["--layouts=x"], ["--layouts=x", "--real=y"], *apart):
         with pytest.raises(InputError):
             run(workdir, *flags)

@@ -203,6 +203,7 @@ def test_instances_cut_segments(tiny_model):
         for i in (None, instances)
     ]
     assert [len(found) for found in cars] == [1, 2]
+    assert cars[1][0].row_id != cars[1][1].row_id
 
 
 def test_coarse_layouts_become_dense(tiny_model, tiny_stores):
@@ -320,7 +321,7 @@ def test_exported_names():
     assert {"load", "synthesize", "match", "render", "gather"} <= set(sims_jax.__all__)
 
 
-RANDOM_LAYOUTS = 6  # besides the smallest and the largest; 200 have been tried
+RANDOM_LAYOUTS = [6, pytest.param(198, marks=pytest.mark.slow)]  # and the smallest, the largest
 LARGEST = (2048, 4096)
 
 
@@ -339,12 +340,15 @@ def random_layout(rng, size, num_classes):
     return layout
 
 
-def test_random_layouts_give_photos_of_their_size(tiny_model):
+@pytest.mark.parametrize("count", RANDOM_LAYOUTS)
+def test_random_layouts_give_photos_of_their_size(tiny_model, count):
     rng = np.random.default_rng(0)
-    any_size = [tuple(int(n ** rng.random()) for n in LARGEST) for _ in range(RANDOM_LAYOUTS)]
-    for size in [(1, 1), LARGEST, *any_size]:
+    any_size = [tuple(int(n ** rng.random()) for n in LARGEST) for _ in range(count)]
+    for number, size in enumerate([(1, 1), LARGEST, *any_size]):
         layout = random_layout(rng, size, tiny_model.labels.num_classes)
-        result = tiny_model.synthesize(layout)
+        coarse = number % 2 == 1
+        result = tiny_model.synthesize(layout, coarse=coarse)
+        assert not (coarse and (result.layout == VOID).any())
         assert result.photo.shape == (*layout.shape, 3), layout.shape
         assert np.isfinite(result.photo).all()
         assert len(result.segments) <= tiny_model.spec.max_segments and result.left_out >= 0

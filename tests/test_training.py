@@ -60,7 +60,13 @@ def test_report_has_every_key(finished):
     assert json.loads((workdir / "report.json").read_text()) == report
     expected = {
         "transformer": {"val_l1", "identity_l1"},
-        "ordering": {"val_accuracy", "prior_accuracy"},
+        "ordering": {
+            "val_accuracy",
+            "prior_accuracy",
+            "same_class_accuracy",
+            "same_class_prior",
+            "same_class_pairs",
+        },
         "densifier": {"val_miou", "nearest_miou"},
         "synthesis": {"val_loss", "canvas_loss", "empty_loss"},
         "bank": {"photos", "segments"},

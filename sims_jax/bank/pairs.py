@@ -40,6 +40,10 @@ class Pairs:
         planar = labels.ids(labels.planar)
         return ~np.isin(self.class_a, planar) & ~np.isin(self.class_b, planar)
 
+    def of_one_class(self) -> Bool[np.ndarray, "M"]:
+        """The pairs that only their instances cut apart."""
+        return self.class_a == self.class_b
+
 
 def find_pairs(store: Store) -> Pairs:
     """All adjacent pairs of rows in a bank's photos."""

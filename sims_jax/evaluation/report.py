@@ -22,9 +22,10 @@ from sims_jax.evaluation.baselines import raw_canvas, train_without_canvas
 from sims_jax.evaluation.judge import Judge, train_judge
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.images import decode_photo, read_bytes
-from sims_jax.labels import LAYOUT_SUFFIXES, colorize, read_layout
-from sims_jax.metrics import class_iou
+from sims_jax.labels import LAYOUT_SUFFIXES, VOID, colorize, read_layout
+from sims_jax.metrics import class_iou, confusion_matrix, mean_iou
 from sims_jax.model import Model
+from sims_jax.ops.nearest import fill_nearest
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import contact_sheet, to_uint8, write_picture
 from sims_jax.progress import progress
@@ -53,7 +54,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     if arguments.photos:
         pictures["photos"] = _read_photos(arguments.photos, heldout)
     else:
-        pictures, extra = _make_photos(workdir, heldout, arguments.baselines)
+        pictures, extra = _make_photos(workdir, heldout, arguments.baselines, arguments.coarse)
     judge = train_judge(store, heldout, folder)
 
     train_thumbnails = protocol.thumbnails(store.photo)
@@ -81,7 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         "classes": {name: _by_class(photos, heldout) for name, photos in looked.items()},
         "videos": _by_video(functions, heldout),
     }
-    name = arguments.split
+    name = f"{arguments.split}-coarse" if arguments.coarse else arguments.split
     if arguments.photos:  # folders of one name are not one report
         place = arguments.photos.resolve()
         name = f"{place.name}-{zlib.crc32(str(place).encode()):08x}"
@@ -105,6 +106,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--layouts: found no --photos, expected the photos made of them")
     if arguments.photos and arguments.baselines:
         raise InputError("--baselines: found --photos, but they are of the workdir's own model")
+    if arguments.coarse and (arguments.photos or arguments.baselines):
+        other = "--photos" if arguments.photos else "--baselines"
+        raise InputError(f"--coarse: found {other}, expected one of the two; give the other alone")
 
 
 def _check_count(found: int, where: pathlib.Path) -> None:
@@ -115,11 +119,13 @@ def _check_count(found: int, where: pathlib.Path) -> None:
 
 
 def _make_photos(
-    workdir: pathlib.Path, heldout: Store, baselines: bool
+    workdir: pathlib.Path, heldout: Store, baselines: bool, coarse: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """The model's photos by name of their set, and what their sources say."""
     model = sims_jax.load(workdir)
-    results = _synthesize("synthesize", model, heldout)
+    if coarse:
+        return _make_coarse_photos(model, heldout)
+    results = _synthesize("synthesize", model, heldout.layout)
     pictures = {"photos": _stack(results, lambda result: result.photo)}
     sources = [{s.photo_id for s in result.segments if s.used} for result in results]
     extra = {
@@ -131,16 +137,38 @@ def _make_photos(
     if baselines:
         pictures["canvas"] = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
         crn = train_without_canvas(workdir, workdir / FOLDER, model)
-        crn_results = _synthesize("synthesize without a bank", crn, heldout)
+        crn_results = _synthesize("synthesize without a bank", crn, heldout.layout)
         pictures["crn"] = _stack(crn_results, lambda result: result.photo)
     return pictures, extra
 
 
-def _synthesize(name: str, model: Model, heldout: Store) -> list[Result]:
+def _make_coarse_photos(
+    model: Model, heldout: Store
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """Photos of coarse layouts made dense, of those filled with their nearest labels, of the fine.
+
+    With the mIoU of the layout that each set follows.
+    """
+    fill = jax.jit(lambda coarse: fill_nearest(coarse, coarse != VOID)[0])
+    nearest = np.stack([fill(coarse) for coarse in heldout.coarse])
+    results = {
+        "photos": _synthesize("synthesize coarse", model, heldout.coarse, coarse=True),
+        "nearest": _synthesize("synthesize nearest", model, nearest),
+        "fine": _synthesize("synthesize fine", model, heldout.layout),
+    }
+    classes = model.labels.num_classes
+    layouts = {name: np.stack([one.layout for one in some]) for name, some in results.items()}
+    return {name: _stack(some, lambda one: one.photo) for name, some in results.items()}, {
+        name: {"layout_miou": mean_iou(confusion_matrix(layout, heldout.layout, classes))}
+        for name, layout in layouts.items()
+    }
+
+
+def _synthesize(name: str, model: Model, layouts: np.ndarray, **options: bool) -> list[Result]:
     results = []
-    with progress(name, len(heldout.ids)) as bar:
-        for layout in heldout.layout:
-            results.append(model.synthesize(layout))
+    with progress(name, len(layouts)) as bar:
+        for layout in layouts:
+            results.append(model.synthesize(layout, **options))
             bar.update()
     return results
 
@@ -257,9 +285,9 @@ def _tell(report: dict) -> None:
             for s in sets.values()
         ]
         print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
-    for key, value in sets["photos"].items():
-        if key not in protocol.SCORES:
-            print(f"{key:17}{'':{COLUMN}}{value:>{COLUMN}.4g}")
+    for key in (key for key in sets["photos"] if key not in protocol.SCORES):
+        cells = [f"{s[key]:.4g}" if key in s else "" for s in sets.values()]
+        print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
     print("halves of the real photos to each other: " + json.dumps(report["real_halves"]))
     for key, meaning in protocol.SCORES.items():
         print(f"  {key}: {meaning}")

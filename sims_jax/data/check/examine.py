@@ -27,10 +27,11 @@ SIGN_AREA_FRAC = 0.1  # of a frame that no traffic signs fill
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What is wrong, in one line, and the files to look at."""
+    """What is wrong, in one line, and the files to look at; and which examples, if it is some."""
 
     message: str
     files: tuple[pathlib.Path, ...]
+    ids: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, error: InputError) -> "Fault":
@@ -170,6 +171,7 @@ def find_copies(findings: list[Finding]) -> Iterator[Fault]:
                 f"{_name(same[0].one)}: found {len(files)} copies of this photo{leak} (the next: "
                 f"{_name(same[1].one)}), expected one; remove the others",
                 tuple(files),
+                tuple(finding.one.id for finding in same),
             )
 
 

@@ -101,9 +101,11 @@ def _find_shortage(name: str, findings: list[Finding]) -> Iterator[Fault]:
 
 
 def _find_unseen(labels: LabelSpace, findings: list[Finding]) -> list[Fault]:
-    pixels = _total(finding.pixels[:-1] for finding in findings if finding.split == "train")
-    names = [name for name, n in zip(labels.classes, pixels, strict=False) if not n]
-    if not names or not np.any(pixels):
+    train = [finding.pixels[:-1] for finding in findings if finding.split == "train"]
+    if not np.any(train):  # or none: that is a fault already
+        return []
+    names = [name for name, n in zip(labels.classes, _total(train), strict=True) if not n]
+    if not names:
         return []
     return [
         Fault(f"train: found no pixel of {len(names)} classes ({', '.join(names)}); photos of them "
@@ -176,14 +178,19 @@ def to_text(report: Report) -> str:
     return "\n".join([*lines, f"{report.dataset}: {verdict}"])
 
 
+def find_strange(report: Report) -> list[Finding]:
+    """The examples with faults of their own, and the copies."""
+    named = {one for remark in report.remarks for one in remark.ids}
+    return [finding for finding in report.findings if finding.faults or finding.one.id in named]
+
+
 def write_sheet(path: pathlib.Path, report: Report) -> int:
     """Writes photo | layout of examples with faults, of copies, and of those with the most void.
 
     Returns:
       how many are on it.
     """
-    named = {file for remark in report.remarks for file in remark.files}
-    strange = [f for f in report.findings if f.faults or named & set(f.one.files.values())]
+    strange = find_strange(report)
     void = sorted(report.findings, key=lambda f: -f.pixels[-1] / max(f.pixels.sum(), 1))
     chosen = list({id(f): f for f in [*strange, *void]}.values())[:NUM_SAMPLES]
     if chosen:

@@ -6,7 +6,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
 
 from sims_jax.bank.store import Store
 from sims_jax.labels import VOID, LabelSpace, colorize
@@ -14,6 +13,7 @@ from sims_jax.losses import cross_entropy
 from sims_jax.metrics import confusion_matrix, mean_iou
 from sims_jax.nets.densifier import Densifier, DensifierConfig
 from sims_jax.nets.layers import one_hot_layout
+from sims_jax.ops.nearest import fill_nearest
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.training.tasks.heldout import map_examples, spread
 
@@ -58,10 +58,9 @@ class DensifierTask:
     def evaluate(self, params) -> dict[str, float]:
         """`val_miou`, and `nearest_miou`: every unlabelled pixel takes its nearest label."""
         examples = [_layouts(self.heldout, i) for i in range(len(self.heldout.ids))]
-        dense = map_examples(self._densify, params, examples)["dense"]
-        nearest = np.stack([fill_nearest(example["coarse"]) for example in examples])
-        fine = self.heldout.layout
-        return {"val_miou": self._miou(dense, fine), "nearest_miou": self._miou(nearest, fine)}
+        found, fine = map_examples(self._densify, params, examples), self.heldout.layout
+        named = {"val_miou": "dense", "nearest_miou": "nearest"}
+        return {name: self._miou(found[layout], fine) for name, layout in named.items()}
 
     def sheet(self, params) -> np.ndarray:
         """Rows of: coarse | dense | fine."""
@@ -77,7 +76,9 @@ class DensifierTask:
     def _densify(self):
         def densify(params, batch, position):
             del position
-            return {"dense": jnp.argmax(self._logits(params, batch), -1).astype(jnp.uint8)}
+            nearest, _ = fill_nearest(batch["coarse"], batch["coarse"] != VOID)
+            dense = jnp.argmax(self._logits(params, batch), -1).astype(jnp.uint8)
+            return {"dense": dense, "nearest": nearest}
 
         return jax.jit(densify)
 
@@ -87,15 +88,6 @@ class DensifierTask:
 
     def _miou(self, predicted, truth) -> float:
         return float(mean_iou(confusion_matrix(predicted, truth, self.labels.num_classes)))
-
-
-def fill_nearest(coarse: np.ndarray) -> np.ndarray:
-    """Gives every void pixel of a layout [H, W] the label of the nearest labelled one."""
-    void = coarse == VOID
-    if void.all():
-        return coarse
-    y, x = ndimage.distance_transform_edt(void, return_distances=False, return_indices=True)
-    return coarse[y, x]
 
 
 def _layouts(store: Store, index: int) -> dict[str, np.ndarray]:

@@ -83,14 +83,27 @@ class OrderingTask:
         return by_class + a_or_b, {"accuracy": right.astype(jnp.float32)}
 
     def evaluate(self, params) -> dict[str, float]:
-        """`val_accuracy` and `prior_accuracy` on pairs of two objects (neither is planar)."""
-        pairs = self.heldout_pairs
-        objects = np.flatnonzero(pairs.between_objects(self.labels))
-        chosen = objects[spread(len(objects), HELDOUT_PAIRS)]
+        """Accuracies of the network and of the prior on pairs of two objects (neither is planar).
+
+        `val_accuracy` and `prior_accuracy` of all; of the `same_class_pairs` that only their
+        instances cut apart, where there are any, `same_class_accuracy` and `same_class_prior`.
+        """
+        objects = self.heldout_pairs.between_objects(self.labels)
+        alike = objects & self.heldout_pairs.of_one_class()
+        accuracy, prior = self._accuracies(params, objects)
+        scores = {"val_accuracy": accuracy, "prior_accuracy": prior}
+        if alike.any():
+            accuracy, prior = self._accuracies(params, alike)
+            scores |= {"same_class_accuracy": accuracy, "same_class_prior": prior}
+        return scores | {"same_class_pairs": int(alike.sum())}
+
+    def _accuracies(self, params, asked: np.ndarray) -> tuple[float, float]:
+        """(of the network, of the prior) on some of the pairs that are asked for."""
+        pairs, indices = self.heldout_pairs, np.flatnonzero(asked)
+        chosen = indices[spread(len(indices), HELDOUT_PAIRS)]
         examples = [_pair_example(self.heldout, pairs, i, swapped=False) for i in chosen]
-        scores = average_over(self._score, params, examples)
         prior = pairs.prior_a_in_front[chosen] == pairs.a_in_front[chosen]
-        return {"val_accuracy": scores["right"], "prior_accuracy": float(prior.mean())}
+        return average_over(self._score, params, examples)["right"], float(prior.mean())
 
     def sheet(self, params) -> np.ndarray:
         """Pairs as asked: the one said to lie in front green, the other red; wrong: dark frame."""
