@@ -236,7 +236,7 @@ def _common_outlines(a: Int[Array, "*B 10 n"], b: Int[Array, "*#B 10 #n"]) -> li
 def _bound_rows(
     rows: Rows, queries: Query, query: Int[Array, "n"], tile: Int[Array, "n"]
 ) -> tuple[Float[Array, "n tile"], Float[Array, "n tile"]]:
-    """What the rows of a tile score at most, -1 for no row; and what of it is their contexts'."""
+    """What the rows of a tile score at most, 0 for no row; and what of it is their contexts'."""
     outline, own = rows.outline[tile], queries.outline[query][..., None]
     mask, context = _common_outlines(outline, own)
     cells = rows.spec.grid[0] * rows.spec.grid[1]
@@ -246,7 +246,7 @@ def _bound_rows(
     context = jnp.minimum(context, parts)
     mask = _ratio(rows, mask, outline[:, AREA] + own[:, AREA])
     context = _ratio(rows, context, outline[:, LABELLED] + own[:, LABELLED])
-    return jnp.where(rows.row[tile] >= 0, mask + context, -1.0), context
+    return mask + context, context
 
 
 def _common_parts(
