@@ -30,6 +30,7 @@ def train(steps: int, batch_size: int, learning_rate: float, ema_decay: float = 
         clip_norm=1.0,
         log_every=10,
         save_every=200,
+        save_minutes=10,
         sheet_every=1000,
     )
 

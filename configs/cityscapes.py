@@ -34,6 +34,7 @@ def train(epochs: int, epoch_steps: int, batch_size: int, learning_rate: float, 
             clip_norm=0.0,
             log_every=100,
             save_every=2000,
+            save_minutes=10,
             sheet_every=10000,
         )
         | other

@@ -27,6 +27,7 @@ def train(steps: int, batch_size: int, learning_rate: float) -> dict:
         clip_norm=1.0,
         log_every=10,
         save_every=100,
+        save_minutes=10,
         sheet_every=steps,
     )
 

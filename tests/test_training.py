@@ -15,13 +15,14 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from toy import Toy, toy_config
 
 import sims_jax
 from sims_jax import pipeline
 from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
 from sims_jax.errors import InputError
-from sims_jax.training.loop import TrainConfig, train
+from sims_jax.training.loop import train
 from sims_jax.training.run import STAGES, Run
 from sims_jax.training.termination import Terminated
 from sims_jax.training.writers import MetricsWriter
@@ -168,41 +169,6 @@ def test_an_unfinished_workdir_is_named(tmp_path):
         sims_jax.load(tmp_path)
 
 
-class Toy:
-    """The smallest task: learn a number."""
-
-    name, count = "toy", 50
-
-    def __init__(self, scale=1.0):
-        self.scale = scale
-
-    def example(self, index, rng):
-        return {"x": np.float32(index * self.scale + rng.normal())}
-
-    def init(self, key):
-        del key
-        return {"w": np.zeros((), np.float32)}
-
-    def loss(self, params, batch, keys):
-        del keys
-        return abs(params["w"] - batch["x"]), {}
-
-    def evaluate(self, params):
-        return {}
-
-    def sheet(self, params):
-        return np.zeros((4, 4, 3), np.uint8)
-
-
-def toy_config(**changes):
-    values = dict(
-        steps=12, batch_size=8, learning_rate=0.1, schedule="constant", warmup_steps=0,
-        growth_epochs=0, epoch_steps=0, final_rate=0.0, ema_decay=0.9, clip_norm=0.0,
-        log_every=1, save_every=4, sheet_every=100,
-    )  # fmt: skip
-    return TrainConfig(**values | changes)
-
-
 def test_resumed_equals_uninterrupted(tmp_path, capsys):
     for name, parts in (("whole", [12]), ("parts", [5, 9, 12])):
         (tmp_path / name).mkdir()
@@ -336,9 +302,10 @@ def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
     for position in range(0, len(data), 997):  # some bytes of the file are never read
         data[position] ^= 1
     largest.write_bytes(data)
-    assert f"InputError: {folder}" in restore_elsewhere(folder)
+    expected = f"InputError: {folder}: found a damaged checkpoint of step 4 ({largest} "
+    assert expected + "has other bytes" in restore_elsewhere(folder)
     largest.unlink()
-    assert f"InputError: {folder}" in restore_elsewhere(folder)
+    assert expected + "is missing" in restore_elsewhere(folder)
     (folder / "done.json").unlink()
     with pytest.raises(InputError, match=r"done\.json: not found"):
         restore_finished(folder)

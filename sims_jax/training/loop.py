@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class TrainConfig:
       ema_decay: of the averaged parameters.
       clip_norm: largest norm of a gradient; 0 for no limit.
       log_every, save_every, sheet_every: steps.
+      save_minutes: a save comes after as many without one; 0 for none but those of `save_every`.
     """
 
     steps: int
@@ -70,6 +72,7 @@ class TrainConfig:
     log_every: int
     save_every: int
     sheet_every: int
+    save_minutes: float = 0.0
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
@@ -145,9 +148,8 @@ def train(
         task.loss, optimizer, config.ema_decay, stream_key(key, "steps"), devices
     )
     with watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
-        if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state)
-        done = int(state.step)
+        state = checkpoints.restore(state)
+        done, saved = int(state.step), time.monotonic()
         writer.rewind(task.name, done)
         batches = iterate_batches(task, seed=seed, batch_size=config.batch_size, first_step=done)
         with progress(task.name, config.steps, done) as bar:
@@ -157,7 +159,7 @@ def train(
                 last = step == config.steps
                 logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
                 stops = terminated()
-                saves |= stops
+                saves |= stops or 0 < config.save_minutes <= (time.monotonic() - saved) / 60
                 if logs or saves:
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)
@@ -171,6 +173,7 @@ def train(
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
                 if saves:
                     checkpoints.save(step, state, state.ema)
+                    saved = time.monotonic()
                 if stops and not last:
                     raise Terminated(f"{task.name}: stopped by SIGTERM, step {step} is saved")
     return state.ema
