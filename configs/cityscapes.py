@@ -34,6 +34,8 @@ def train(epochs: int, epoch_steps: int, batch_size: int, learning_rate: float, 
             clip_norm=0.0,
             log_every=100,
             save_every=2000,
+            precision="float32",
+            accumulation=1,
             save_minutes=10,
             sheet_every=10000,
         )
@@ -90,6 +92,7 @@ def get_config() -> ConfigDict:
                     encoder_widths=(64, 128, 256, 512, 512, 512),
                     encoder_convs=(2, 2, 3, 3, 3, 3),
                     decoder_widths=(512, 512, 512, 512, 512, 256, 256),
+                    remat=False,
                 ),
                 segmentation_weight=10.0,
                 train=train(

@@ -337,6 +337,8 @@ def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
         ("synthesis.train.warmup_steps", 4, "warmup_steps"),
         ("features.train.log_every", 0, "^config.features.train.log_every: found 0"),
         ("transformer.train.batch_size", 12, "8 devices"),
+        ("densifier.train.accumulation", 2, "batch_size: found 8, .* 8 devices times acc.* = 2"),
+        ("ordering.train.precision", "half", "^config.ordering.train.precision: found 'half'"),
         ("simulation.lost_share", 0.5, "lost_share"),
         ("bank.grids", 3, r"^config.bank.grids: found an unknown .* config.bank.grid\?"),
         ("canvas.adherence", "photo", "^config.canvas.adherence: found 'photo'"),

@@ -31,11 +31,14 @@ class SynthesisConfig:
       encoder_widths: channels of each encoder group, from full size; a pool follows each group.
       encoder_convs: 3x3 convolutions of each group.
       decoder_widths: channels of each decoder scale, from the coarsest: one more than groups.
+      remat: in training, what lies inside a decoder scale is computed again for its gradient, and
+        not kept. Slower, with less memory; the results are the same.
     """
 
     encoder_widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
     encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3, 3)
     decoder_widths: tuple[int, ...] = (512, 512, 512, 512, 512, 256, 256)
+    remat: bool = False
 
     def __post_init__(self):
         if len(self.decoder_widths) != len(self.encoder_widths) + 1:
@@ -139,6 +142,7 @@ class Synthesis(nn.Module):
 
     def _decode(self, inputs: Float[Array, "B H W F"], encoded: list[Array]) -> Array:
         """Features at full size."""
+        block_of = nn.remat(ConvBlock) if self.config.remat else ConvBlock
         pyramid = input_pyramid(inputs, len(encoded) + 1)
         features = None
         for index, width in enumerate(self.config.decoder_widths):
@@ -148,6 +152,6 @@ class Synthesis(nn.Module):
                 parts.append(encoded[scale - 1])
             if features is not None:
                 parts.append(upsample(features, pyramid[scale].shape[1:3]))
-            block = ConvBlock(width, CONVS_A_SCALE, self.dtype, name=f"decoder_{index}")
+            block = block_of(width, CONVS_A_SCALE, self.dtype, name=f"decoder_{index}")
             features = block(jnp.concatenate(parts, axis=-1))
         return features

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,6 +22,7 @@ from sims_jax.training.termination import Terminated, watch_for_sigterm
 from sims_jax.training.writers import MetricsWriter
 
 SCHEDULES = ("constant", "cosine", "growth")
+PRECISIONS = ("float32", "bfloat16")
 GROWTH_START = 1e-6  # SIMS, official code: 1e-6 · 1.1^(epoch − 1), up to a limit
 GROWTH_RATE = 1.1
 
@@ -56,6 +58,10 @@ class TrainConfig:
       ema_decay: of the averaged parameters.
       clip_norm: largest norm of a gradient; 0 for no limit.
       log_every, save_every, sheet_every: steps.
+      precision: "float32" or "bfloat16", of what networks compute. Parameters, their gradients,
+        averages and Adam's state, norms' statistics, heads and losses are float32 in both.
+      accumulation: microbatches a step, one after the other, which the devices' share of the batch
+        is divided into: memory of one, gradient of all.
       save_minutes: a save comes after as many without one; 0 for none but those of `save_every`.
     """
 
@@ -72,6 +78,8 @@ class TrainConfig:
     log_every: int
     save_every: int
     sheet_every: int
+    precision: str = "float32"
+    accumulation: int = 1
     save_minutes: float = 0.0
 
     def __post_init__(self):
@@ -79,7 +87,12 @@ class TrainConfig:
             raise InputError(
                 f"schedule: found {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
             )
-        least = {"steps": 1, "batch_size": 1, "log_every": 1, "save_every": 1, "sheet_every": 1}
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision: found {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
+        counts = ("steps", "batch_size", "accumulation", "log_every", "save_every", "sheet_every")
+        least = dict.fromkeys(counts, 1)
         if self.schedule == "growth":
             least |= {"growth_epochs": 1, "epoch_steps": 1}
         for name, value in least.items():
@@ -91,6 +104,11 @@ class TrainConfig:
                 f"warmup_steps: found {self.warmup_steps}, expected 0 to less than the "
                 f"{self.steps} steps"
             )
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what the network computes while it learns."""
+        return jnp.dtype(self.precision)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -145,7 +163,12 @@ def train(
     key = stream_key(seed, task.name)
     state = create_state(task.init, optimizer, stream_key(key, "init"), devices)
     step_fn = make_train_step(
-        task.loss, optimizer, config.ema_decay, stream_key(key, "steps"), devices
+        task.loss,
+        optimizer,
+        config.ema_decay,
+        stream_key(key, "steps"),
+        devices,
+        accumulation=config.accumulation,
     )
     with watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(state)

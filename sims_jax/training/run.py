@@ -135,6 +135,7 @@ class Run:
         task, config = self.task(stage, settings), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
         print(f"{stage}: scoring", flush=True)
+        task = dataclasses.replace(task, dtype=np.float32)  # as `load` computes
         scores = task.evaluate(params)
         writer.rewind(f"{stage}_heldout", 0)
         writer.write(f"{stage}_heldout", config.steps, scores)
@@ -238,15 +239,16 @@ def make_task(
       prepare: what f's task needs of the stages before it, and it alone: Φ, the donors of the
         store's rows, those of the held-out rows.
     """
-    networks = make_networks(config, store.spec.labels)
+    networks, dtype = make_networks(config, store.spec.labels), settings.train[stage].dtype
     if stage == "features":
-        return FeaturesTask(vgg_config(config), store, heldout)
+        return FeaturesTask(vgg_config(config), store, heldout, dtype)
     if stage == "transformer":
-        return TransformerTask(networks.transformer, settings.disturbance, store, heldout)
+        disturbance = settings.disturbance
+        return TransformerTask(networks.transformer, disturbance, store, heldout, dtype)
     if stage == "ordering":
-        return OrderingTask.create(networks.ordering, store, heldout)
+        return OrderingTask.create(networks.ordering, store, heldout, dtype)
     if stage == "densifier":
-        return DensifierTask(networks.densifier, store, heldout)
+        return DensifierTask(networks.densifier, store, heldout, dtype)
     features, donors, heldout_donors = prepare()
     return SynthesisTask(
         config=networks.synthesis,
@@ -258,6 +260,7 @@ def make_task(
         donors=donors,
         heldout=heldout,
         heldout_donors=heldout_donors,
+        dtype=dtype,
     )
 
 

@@ -88,10 +88,14 @@ def read_settings(config: ConfigDict) -> Settings:
 
 
 def check_batches(settings: Settings, stages: tuple[str, ...], devices: int) -> None:
-    """Raises InputError unless `devices` divide the batch of every stage that will run."""
+    """Raises InputError unless the batch of every stage that will run can be divided.
+
+    By the `devices`, and each device's share by the stage's accumulation.
+    """
     for stage, train in settings.train.items():
-        if stage in stages and train.batch_size % devices:
+        if stage in stages and train.batch_size % (devices * train.accumulation):
+            times = f" times accumulation = {train.accumulation}" if train.accumulation > 1 else ""
             raise InputError(
                 f"config.{stage}.train.batch_size: found {train.batch_size}, expected a multiple "
-                f"of the {devices} devices"
+                f"of the {devices} devices{times}"
             )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
@@ -55,6 +56,7 @@ class SynthesisTask:
     donors: DonorTable
     heldout: Store
     heldout_donors: DonorTable
+    dtype: DTypeLike = jnp.float32  # of what the network computes
     name: str = "synthesis"
 
     @property
@@ -67,7 +69,7 @@ class SynthesisTask:
 
     @property
     def network(self) -> Synthesis:
-        return Synthesis(self.config, self.labels.num_classes)
+        return Synthesis(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A photo, and for each of its segments a donor drawn from its K."""
@@ -84,7 +86,7 @@ class SynthesisTask:
         """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""
         canvas = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
-        perceptual, by_layer = self.features.distance(output.photo, as_float(batch["photo"]))
+        perceptual, by_layer = self._distance(output.photo, batch)
         segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
         metrics = {"perceptual": perceptual, "segmentation": segmentation} | by_layer
         return perceptual + self.segmentation_weight * segmentation, metrics
@@ -132,14 +134,13 @@ class SynthesisTask:
 
         def score(params, batch, position):
             keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
-            truth = as_float(batch["photo"])
             canvas = self.simulate(batch, keys, full)
             photos = {
                 "val_loss": self._paint(params, canvas),
                 "canvas_loss": fill_mean(canvas),
                 "empty_loss": self._paint(params, self.simulate(batch, keys, empty)),
             }
-            return {name: self.features.distance(x, truth)[0] for name, x in photos.items()}
+            return {name: self._distance(x, batch)[0] for name, x in photos.items()}
 
         return jax.jit(score)
 
@@ -154,6 +155,9 @@ class SynthesisTask:
 
     def _paint(self, params, canvas: Canvas):
         return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
+
+    def _distance(self, photo, batch):
+        return self.features.distance(photo, as_float(batch["photo"]), self.dtype)
 
     def _inputs(self, canvas: Canvas):
         return one_hot_layout(canvas.layout, self.labels.num_classes), canvas.rgb, canvas.mask
