@@ -1,6 +1,7 @@
 """The training loop, one for all tasks; it is read from top to bottom."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -16,8 +17,8 @@ from sims_jax.checkpoints import Checkpoints
 from sims_jax.errors import InputError
 from sims_jax.progress import progress
 from sims_jax.rng import stream_key
-from sims_jax.training.batches import iterate_batches
-from sims_jax.training.parallel import create_state, make_train_step, shard_batch
+from sims_jax.training.batches import Feed, iterate_batches
+from sims_jax.training.parallel import create_state, make_train_step, place_batch
 from sims_jax.training.termination import Terminated, watch_for_sigterm
 from sims_jax.training.writers import MetricsWriter
 
@@ -175,10 +176,13 @@ def train(
         done, saved = int(state.step), time.monotonic()
         writer.rewind(task.name, done)
         batches = iterate_batches(task, seed=seed, batch_size=config.batch_size, first_step=done)
-        with progress(task.name, config.steps, done) as bar:
+        place = functools.partial(place_batch, devices=local)
+        with Feed(batches, place) as feed, progress(task.name, config.steps, done) as bar:
+            metrics = None
             for step in range(done + 1, config.steps + 1):
-                batch, position = next(batches)
-                state, metrics = step_fn(state, *shard_batch((batch, position), local))
+                batch, before = feed.take(running=metrics), metrics
+                state, metrics = step_fn(state, *batch)
+                jax.block_until_ready(before)  # one step waits behind the one that runs, not more
                 last = step == config.steps
                 logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
                 stops = terminated()
@@ -187,7 +191,7 @@ def train(
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)
                 if logs:
-                    writer.write(task.name, step, values)
+                    writer.write(task.name, step, values | {"input_wait_share": feed.wait_share()})
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
                 bar.update()
                 if step == done + 1:  # compiled: that is said at once

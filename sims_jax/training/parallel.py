@@ -127,3 +127,10 @@ def shard_batch(batch, devices: list[jax.Device]):
             "change the batch size"
         )
     return jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
+
+
+def place_batch(batch, devices: list[jax.Device]):
+    """Splits a batch as `shard_batch` does and puts it on the devices of this process."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.device_put(shard_batch(batch, devices), split)
