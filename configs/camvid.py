@@ -95,6 +95,7 @@ def small() -> ConfigDict:
                     remat=False,
                 ),
                 segmentation_weight=0.1,
+                init_from="",  # workdir of a finished run with a smaller network
                 train=train(2400, 4, 2e-3),
             ),
         )

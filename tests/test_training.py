@@ -347,6 +347,7 @@ def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
         ("simulation.lost_share", 0.5, "lost_share"),
         ("bank.grids", 3, r"^config.bank.grids: found an unknown .* config.bank.grid\?"),
         ("canvas.adherence", "photo", "^config.canvas.adherence: found 'photo'"),
+        ("synthesis.init_from", "nowhere", "^nowhere/synthesis/done.json: not found"),
         ("synthesis.net.decoder_widths", (8,), "^config.synthesis.net.decoder_widths: found 1"),
     ],
 )

@@ -20,8 +20,9 @@ KEYS = {
     "config.transformer": ("net", "disturbance", "train"),
     "config.ordering": ("net", "train"),
     "config.densifier": ("net", "train"),
-    "config.synthesis": ("net", "segmentation_weight", "train"),
+    "config.synthesis": ("net", "segmentation_weight", "init_from", "train"),
 }
+LATER_KEYS = ("init_from",)  # workdirs from before have none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_settings(config: ConfigDict) -> Settings:
         part = config if where == "config" else config[where.removeprefix("config.")]
         if unknown := sorted(set(part.keys()) - set(expected)):
             raise unknown_key(where, unknown[0], expected)
-        if missing := sorted(set(expected) - set(part.keys())):
+        if missing := sorted(set(expected) - set(part.keys()) - set(LATER_KEYS)):
             raise InputError(
                 f"{where}: found no {missing[0]!r}, expected the keys {', '.join(expected)}"
             )
