@@ -30,6 +30,9 @@ def train(steps: int, batch_size: int, learning_rate: float, ema_decay: float = 
         clip_norm=1.0,
         log_every=10,
         save_every=200,
+        precision="float32",
+        accumulation=1,
+        save_minutes=10,
         sheet_every=1000,
     )
 
@@ -89,8 +92,10 @@ def small() -> ConfigDict:
                     encoder_widths=(16, 32, 64, 128, 128),
                     encoder_convs=(1, 1, 2, 2, 2),
                     decoder_widths=(128, 128, 128, 96, 48, 24),
+                    remat=False,
                 ),
                 segmentation_weight=0.1,
+                init_from="",  # workdir of a finished run with a smaller network
                 train=train(2400, 4, 2e-3),
             ),
         )

@@ -1,7 +1,9 @@
-"""The paper's dimensions and schedules (Qi et al., CVPR 2018), at 256x512.
+"""The paper's dimensions and schedules (Qi et al., CVPR 2018), at 256x512; with :512 at 512x1024.
 
 Command:   python train.py --config=configs/cityscapes.py --workdir=runs/cityscapes \
                --config.data.root=FOLDER
+           then the same with configs/cityscapes.py:512, --workdir=runs/cityscapes512 and
+               --config.synthesis.init_from=runs/cityscapes
 Hardware:  one GPU, or several with a larger batch
 Time:      days; not run here: its parameters are held against the paper's by the tests
 Expected:  the paper's figures need its VGG-19: `--config.features.weights=FILE`
@@ -34,13 +36,36 @@ def train(epochs: int, epoch_steps: int, batch_size: int, learning_rate: float, 
             clip_norm=0.0,
             log_every=100,
             save_every=2000,
+            precision="float32",
+            accumulation=1,
+            save_minutes=10,
             sheet_every=10000,
         )
         | other
     )
 
 
-def get_config() -> ConfigDict:
+def get_config(height: str = "256") -> ConfigDict:
+    if height not in ("256", "512"):
+        raise ValueError(f"configs/cityscapes.py:{height}: expected :512, or no argument")
+    return at_512() if height == "512" else at_256()
+
+
+def at_512() -> ConfigDict:
+    """One decoder scale more, begun with a run at 256x512; the rest sees boxes of 256x512."""
+    config = at_256()
+    with config.unlocked():
+        config.bank.update(image_size=(512, 1024))
+        for stage in ("transformer", "ordering"):
+            config[stage].net.box_size = (256, 512)
+        config.synthesis.net.update(
+            decoder_widths=(*config.synthesis.net.decoder_widths, 128), remat=True
+        )
+        config.synthesis.train = train(100, PHOTOS, 1, 1e-4)
+    return config
+
+
+def at_256() -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,
@@ -89,8 +114,10 @@ def get_config() -> ConfigDict:
                     encoder_widths=(64, 128, 256, 512, 512, 512),
                     encoder_convs=(2, 2, 3, 3, 3, 3),
                     decoder_widths=(512, 512, 512, 512, 512, 256, 256),
+                    remat=False,
                 ),
                 segmentation_weight=10.0,
+                init_from="",  # workdir of a finished run with a smaller network
                 train=train(
                     800, PHOTOS, 1, 1e-3, schedule="growth", growth_epochs=112, final_rate=1e-4
                 ),

@@ -27,6 +27,9 @@ def train(steps: int, batch_size: int, learning_rate: float) -> dict:
         clip_norm=1.0,
         log_every=10,
         save_every=100,
+        precision="float32",
+        accumulation=1,
+        save_minutes=10,
         sheet_every=steps,
     )
 
@@ -81,8 +84,10 @@ def get_config(folder: str = "") -> ConfigDict:
                     encoder_widths=(16, 32, 48, 64),
                     encoder_convs=(1, 1, 1, 1),
                     decoder_widths=(64, 64, 64, 32, 24),
+                    remat=False,
                 ),
                 segmentation_weight=0.1,
+                init_from="",  # workdir of a finished run with a smaller network
                 train=train(300, 4, 2e-3),
             ),
         )

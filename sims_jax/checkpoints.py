@@ -2,12 +2,17 @@
 
 A checkpoint has two items: `state`, everything training needs to go on, and `ema`, the averaged
 parameters alone, which is all that inference reads. Orbax writes into a temporary folder and
-renames it, so that an unfinished save is never taken for a checkpoint.
+renames it, so that an unfinished save is never taken for a checkpoint; `files.json` in it has the
+digest of every file, so that a damaged one is not, either.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
+import re
+import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -16,19 +21,38 @@ import orbax.checkpoint as ocp
 from sims_jax.errors import InputError
 
 KEPT = 2  # checkpoints
+FILES_FILE = "files.json"  # of a checkpoint: the SHA-256 of each of its items' files
 DONE_FILE = "done.json"  # of a finished stage: its seconds, scores, and its parameters' digest
+ITEMS = ("state", "ema")
+
+
+class _ListedFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint under way: the digests of its files are in it before it gets its name."""
+
+    async def finalize(self) -> None:
+        folder = pathlib.Path(self.get())
+        files = sorted(p for item in ITEMS for p in (folder / item).rglob("*") if p.is_file())
+        digests = {str(path.relative_to(folder)): _digest_file(path) for path in files}
+        (folder / FILES_FILE).write_text(json.dumps(digests, indent=2) + "\n")
+        await super().finalize()
 
 
 class Checkpoints:
     """The checkpoints of one training stage, in `folder`. A context manager.
 
-    Leaving the context waits for saves under way, and raises what failed in them.
+    The newest KEPT are kept; one goes only when a newer one is complete. Leaving the context waits
+    for saves under way.
+
+    Raises:
+      InputError: on saving, the next save or on leaving: a save failed; those before it stay.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True)
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ("state", "ema")}
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, create=True, temporary_path_class=_ListedFolder
+        )
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS}
         self._manager = ocp.CheckpointManager(
             folder.absolute(), options=options, item_handlers=handlers
         )
@@ -37,8 +61,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception):
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._failing_in_one_line():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -51,32 +76,103 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), ema=ocp.args.StandardSave(ema)
         )
-        self._manager.save(step, args=items)
+        with self._failing_in_one_line():
+            self._manager.save(step, args=items)
 
     def restore(self, like):
-        """The latest state, with the structure, shapes and devices of `like`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(self._latest(), args=items)["state"]
+        """The newest state that is whole, with the structure, shapes and devices of `like`.
+
+        Damaged ones are told of on stderr and set aside as `STEP.damaged`.
+
+        Returns:
+          `like` itself where nothing was ever saved.
+
+        Raises:
+          InputError: all checkpoints are damaged.
+        """
+        damaged = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            damage = find_damage(self.folder / str(step))
+            if damage is None:
+                self._set_aside(damaged, step)
+                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                return self._manager.restore(step, args=items)["state"]
+            damaged[step] = damage
+        if damaged:
+            step, damage = next(iter(damaged.items()))
+            raise InputError(
+                f"{self.folder}: the checkpoint of step {step} is damaged ({damage}), and none "
+                "before it is whole; delete the folder to train from the first step"
+            )
+        return like
+
+    def _set_aside(self, damaged: dict[int, str], whole: int) -> None:
+        for step, damage in damaged.items():
+            aside = self.folder / f"{step}.damaged"
+            print(
+                f"{self.folder}: the checkpoint of step {step} is damaged ({damage}); it is now "
+                f"{aside.name}, and training goes on from step {whole}",
+                file=sys.stderr,
+                flush=True,
+            )
+            (self.folder / str(step)).rename(aside)
+        if damaged:
+            self._manager.reload()
 
     def restore_ema(self):
         """The latest averaged parameters, on one device whatever they were saved on."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        step = self._latest()
-        abstract = jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
-            dict(self._manager.item_metadata(step)["ema"]),
-        )
-        items = ocp.args.Composite(ema=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=items)["ema"]
-
-    def _latest(self) -> int:
         if self.latest_step is None:
             raise InputError(
                 f"{self.folder}: no complete checkpoint found, expected a trained network; "
                 "run train.py with this workdir"
             )
-        return self.latest_step
+        abstract = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
+            dict(self._manager.item_metadata(self.latest_step)["ema"]),
+        )
+        items = ocp.args.Composite(ema=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(self.latest_step, args=items)["ema"]
+
+    @contextlib.contextmanager
+    def _failing_in_one_line(self) -> Iterator[None]:
+        """Turns what orbax raises, sooner or later, into an error that says what is left."""
+        try:
+            yield
+        except Exception as error:  # of any kind: tensorstore's are ValueErrors
+            steps = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()]
+            left = f"that of step {max(steps)} is whole" if steps else "there is none before it"
+            raise InputError(
+                f"{self.folder}: a checkpoint could not be saved ({_first_line(error)}); {left}: "
+                "make room on the disk, and the same command goes on from there"
+            ) from error
+
+
+def find_damage(checkpoint: pathlib.Path) -> str | None:
+    """What is wrong with a checkpoint's files, naming the first; None if nothing is."""
+    files = checkpoint / FILES_FILE
+    try:
+        digests = json.loads(files.read_text())
+        for name, digest in digests.items():
+            if _digest_file(checkpoint / name) != digest:
+                return f"{checkpoint / name} has other bytes than were saved"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{files} or what it names cannot be read: {_first_line(error)}"
+    return None
+
+
+def _digest_file(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without the settings that tensorstore puts in brackets behind it."""
+    line = (str(error).strip() or repr(error)).splitlines()[0]
+    return re.sub(r" \[\w+='.*'\]", "", line)
 
 
 def digest_params(params) -> str:
@@ -100,18 +196,22 @@ def restore_finished(folder: pathlib.Path):
         raise InputError(
             f"{done}: not found, expected a network trained to its end; run the same train.py again"
         )
-    try:
-        with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.latest_step
+        try:
             params = checkpoints.restore_ema()
-    except Exception as error:  # orbax raises a bare Exception for a lost chunk
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(
-            f"{folder}: found a damaged checkpoint ({reason}), expected a "
-            "complete one; delete the folder and run train.py again"
-        ) from error
+        except InputError:
+            raise
+        except Exception as error:  # orbax raises a bare Exception for a lost chunk
+            raise _damaged(folder, step, _first_line(error)) from error
     if digest_params(params) != json.loads(done.read_text()).get("sha256"):
-        raise InputError(
-            f"{folder}: found parameters of another digest than {done} names, expected those that "
-            "were saved; delete the folder and run train.py again"
-        )
+        raise _damaged(folder, step, f"its parameters have another digest than {done} names")
     return params
+
+
+def _damaged(folder: pathlib.Path, step: int, reason: str) -> InputError:
+    damage = find_damage(folder / str(step)) or reason
+    return InputError(
+        f"{folder}: found a damaged checkpoint of step {step} ({damage}), expected what was saved; "
+        f"delete {folder / DONE_FILE} and train again: that goes on from the checkpoint before"
+    )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -37,14 +38,13 @@ def train_command() -> None:
 
 def run_with_config(do: Callable) -> None:
     """Parses the flags that are defined, and --config, and calls `do` with the config."""
-    from absl import app, flags, logging
+    from absl import app, flags
     from ml_collections import config_flags
 
     config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
     flags.mark_flag_as_required("config")
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
         _refuse_arguments(argv)
         exit_with_one_line(lambda: do(config.value))
 
@@ -117,6 +117,7 @@ def _find_unknown_key(argv: list[str]) -> InputError | None:
 
 def exit_with_one_line(do: Callable[[], None]) -> None:
     """Runs a command: a user's mistake becomes one line and status 2, SIGTERM one and 143."""
+    _keep_orbax_quiet()
     try:
         do()
         sys.stdout.flush()
@@ -132,6 +133,20 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         reason = " ".join(str(error.strerror or error).split())
         _fail(f"{where}{reason}; check the path, its permissions and the space on its disk")
+
+
+def _keep_orbax_quiet() -> None:
+    """Leaves a failed save to us: what orbax tells of it, on three ways, is raised as well."""
+    from absl import logging as absl_logging
+
+    def tell(unraisable) -> None:
+        # Once a write has failed, the others find that the loop they report to has ended.
+        if unraisable.exc_type is not RuntimeError:
+            sys.__unraisablehook__(unraisable)
+
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = tell
 
 
 def _fail(message: str) -> None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from sims_jax.errors import InputError
 from sims_jax.rng import example_keys
@@ -41,12 +42,12 @@ def make_batch(dtype):
     return {"x": x.astype(dtype), "y": y.astype(dtype)}, np.arange(BATCH, dtype=np.int32)
 
 
-def gradient_on(count, loss, params, batch, position):
+def gradient_on(count, loss, params, batch, position, accumulation=1):
     devices = jax.devices()[:count]
 
     def gradient(params, batch, position):
         keys = example_keys(jax.random.key(1), jnp.int32(3), position)
-        return mean_gradient(loss, params, batch, keys)
+        return mean_gradient(loss, params, batch, keys, accumulation)
 
     mapped = jax.pmap(gradient, AXIS, in_axes=(None, 0, 0), out_axes=None, devices=devices)
     return jax.device_get(mapped(params, *shard_batch((batch, position), devices)))
@@ -64,6 +65,22 @@ def test_gradients_of_eight_devices_equal_those_of_one(dtype, tolerance):
         difference = np.linalg.norm(eight[name] - gradient)
         assert difference <= tolerance * np.linalg.norm(gradient)
     assert metrics_eight["twice"] == pytest.approx(2 * metrics_one["loss"])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-5)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_accumulated_gradients_equal_those_of_the_large_batch(count, dtype, tolerance):
+    with jax.enable_x64(dtype == np.float64):
+        params = jax.tree.map(lambda x: x.astype(dtype), init(jax.random.key(0)))
+        inputs = loss, params, *make_batch(dtype)
+        whole, metrics_whole = gradient_on(1, *inputs)
+        parts, metrics_parts = gradient_on(count, *inputs, accumulation=4)
+    for name, gradient in whole.items():
+        assert parts[name].dtype == dtype
+        assert np.linalg.norm(parts[name] - gradient) <= tolerance * np.linalg.norm(gradient)
+    assert metrics_parts.keys() == metrics_whole.keys()
+    for metric, value in metrics_whole.items():
+        np.testing.assert_allclose(metrics_parts[metric], value, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["features", "transformer", "ordering", "densifier", "synthesis"])
@@ -86,6 +103,34 @@ def test_every_networks_gradient_is_the_same_on_eight_devices(name, tiny_config,
         np.testing.assert_allclose(metrics_eight[metric], value, rtol=1e-4, err_msg=metric)
 
 
+@pytest.mark.parametrize("name", ["features", "transformer", "ordering", "densifier", "synthesis"])
+def test_bfloat16_is_of_convolutions_alone(name, tiny_config, tiny_stores):
+    """Every convolution's operands; no parameter, gradient, loss or metric."""
+    config = tiny_config.copy_and_resolve_references()
+    config[name].train.precision = "bfloat16"
+    task = invent_tasks(config, *tiny_stores)[name]
+    batch, position = next(iterate_batches(task, seed=0, batch_size=2, first_step=0))
+    params = jax.eval_shape(task.init, jax.random.key(0))
+
+    def gradient(params, batch, position):
+        keys = example_keys(jax.random.key(1), jnp.int32(3), position)
+        loss, slope = jax.value_and_grad(lambda x: task.loss(x, batch, keys)[0].mean())(params)
+        return loss, slope, task.loss(params, batch, keys)
+
+    jaxpr, given = jax.make_jaxpr(gradient, return_shape=True)(params, batch, position)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, given)))
+    found = [x.aval.dtype for eqn in convolutions(jaxpr.jaxpr) for x in eqn.invars]
+    assert found and set(found) == {jnp.dtype("bfloat16")}
+
+
+def convolutions(jaxpr):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from convolutions(inner)
+
+
 def test_training_on_eight_devices_equals_training_on_one():
     batch, position = make_batch(np.float32)
     states = []
@@ -100,6 +145,30 @@ def test_training_on_eight_devices_equals_training_on_one():
         states.append(jax.device_get(state))
     for one, eight in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-6)
+
+
+def step_once(**changes):
+    """(compiled step, what it was given, what it gave), of `loss` on two devices."""
+    devices = jax.devices()[:2]
+    optimizer = optax.adam(0.1)
+    state = create_state(init, optimizer, jax.random.key(0), devices)
+    step = make_train_step(loss, optimizer, 0.9, jax.random.key(1), devices, **changes)
+    batch = shard_batch(make_batch(np.float32), devices)
+    compiled = step.lower(state, *batch).compile()
+    return compiled, state, step(state, *batch)[0]
+
+
+def test_accumulated_updates_equal_those_of_the_large_batch():
+    whole, parts = (step_once(accumulation=count)[2] for count in (1, 4))
+    for one, other in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_state_is_given_away_and_its_memory_used_again():
+    compiled, before, after = step_once()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(after))
+    assert compiled.memory_analysis().alias_size_in_bytes == size
 
 
 def test_the_average_follows_the_parameters():

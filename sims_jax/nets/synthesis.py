@@ -30,19 +30,29 @@ class SynthesisConfig:
     Args:
       encoder_widths: channels of each encoder group, from full size; a pool follows each group.
       encoder_convs: 3x3 convolutions of each group.
-      decoder_widths: channels of each decoder scale, from the coarsest: one more than groups.
+      decoder_widths: channels of each decoder scale, from the coarsest: one more than groups, and
+        one for each time that the input is halved before the encoder reads it (the paper's 512x1024
+        network: once).
+      remat: in training, what lies inside a decoder scale is computed again for its gradient, and
+        not kept. Slower, with less memory; the results are the same.
     """
 
     encoder_widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
     encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3, 3)
     decoder_widths: tuple[int, ...] = (512, 512, 512, 512, 512, 256, 256)
+    remat: bool = False
 
     def __post_init__(self):
-        if len(self.decoder_widths) != len(self.encoder_widths) + 1:
+        if self.halvings < 0:
             raise InputError(
-                f"decoder_widths: found {len(self.decoder_widths)} scales, expected "
+                f"decoder_widths: found {len(self.decoder_widths)} scales, expected at least "
                 f"{len(self.encoder_widths) + 1}, one more than encoder_widths"
             )
+
+    @property
+    def halvings(self) -> int:
+        """From full size to what the encoder reads."""
+        return len(self.decoder_widths) - len(self.encoder_widths) - 1
 
 
 def fill_canvas(
@@ -89,8 +99,8 @@ class SynthesisOutput:
 class Synthesis(nn.Module):
     """Encoder of the canvas and layout, and a cascaded refinement decoder.
 
-    The encoder's features of a scale are those after the pool that leads to it, so the full size
-    has none. From the coarsest scale on:
+    The encoder's features of a scale are those after the pool that leads to it, so the size that it
+    reads has none, nor have larger ones. From the coarsest scale on:
     features = block(concat(resized input, encoder features, upsampled features)).
 
     Source: SIMS, Sec. 6 and official code; this wiring has their 55.67 M parameters.
@@ -122,7 +132,9 @@ class Synthesis(nn.Module):
         filled = fill_canvas(canvas_rgb, canvas_mask, layout_onehot)
         inputs = jnp.concatenate([layout_onehot, filled, canvas_mask[..., None]], axis=-1)
         inputs = inputs.astype(self.dtype)
-        features = self._decode(inputs, self._encode(inputs)).astype(jnp.float32)
+        pyramid = input_pyramid(inputs, len(self.config.decoder_widths))
+        encoded = self._encode(pyramid[self.config.halvings])
+        features = self._decode(pyramid, encoded).astype(jnp.float32)
         return SynthesisOutput(
             photo=filled + nn.Dense(3, name="photo")(features),
             segmentation_logits=nn.Dense(self.num_classes + 1, name="segmentation")(features),
@@ -137,17 +149,17 @@ class Synthesis(nn.Module):
             pooled.append(x)
         return pooled
 
-    def _decode(self, inputs: Float[Array, "B H W F"], encoded: list[Array]) -> Array:
+    def _decode(self, pyramid: list[Array], encoded: list[Array]) -> Array:
         """Features at full size."""
-        pyramid = input_pyramid(inputs, len(encoded) + 1)
+        block_of = nn.remat(ConvBlock) if self.config.remat else ConvBlock
         features = None
         for index, width in enumerate(self.config.decoder_widths):
-            scale = len(encoded) - index  # halvings from full size
+            scale = len(pyramid) - 1 - index  # halvings from full size
             parts = [pyramid[scale]]
-            if scale:
-                parts.append(encoded[scale - 1])
+            if scale > self.config.halvings:
+                parts.append(encoded[scale - self.config.halvings - 1])
             if features is not None:
                 parts.append(upsample(features, pyramid[scale].shape[1:3]))
-            block = ConvBlock(width, CONVS_A_SCALE, self.dtype, name=f"decoder_{index}")
+            block = block_of(width, CONVS_A_SCALE, self.dtype, name=f"decoder_{index}")
             features = block(jnp.concatenate(parts, axis=-1))
         return features

@@ -81,8 +81,9 @@ class VGG(nn.Module):
         """
         if min(photo.shape[1:3]) < MIN_SIZE_PX:
             raise ValueError(f"VGG needs {MIN_SIZE_PX} px on a side, found {photo.shape[1:3]}")
-        x = self._preprocess(photo).astype(self.dtype)
+        x = self._preprocess(photo)
         features = {"input": x}
+        x = x.astype(self.dtype)
         for block, (width, convs) in enumerate(zip(self.config.widths, CONVS, strict=True), 1):
             if block > 1:
                 x = max_pool_2x2(x)

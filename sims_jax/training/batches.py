@@ -3,9 +3,14 @@
 The n-th batch of a seed is always the same one, on any number of devices or processes, so that a
 resumed run goes on exactly. Randomness is drawn by the example's position in the whole stream,
 before the stream is divided among processes.
+
+While a step runs, the next batch is put on the devices (`Feed`).
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grain
 import jax
@@ -43,3 +48,49 @@ def iterate_batches(
     options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
     for batch in stream[first_step:].to_iter_dataset(options):
         yield batch, position
+
+
+class Feed:
+    """Batches on the devices, one ahead of the step that runs. A context manager.
+
+    Args:
+      batches: endless, of this process.
+      place: puts a batch on the devices; called, as `batches` is, in a thread of its own.
+    """
+
+    def __init__(self, batches: Iterator, place: Callable):
+        self._batches, self._place = batches, place
+        self._reader = ThreadPoolExecutor(1)
+        self._next = self._reader.submit(self._read)
+        self._began, self._waited_s = time.monotonic(), 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._reader.shutdown(cancel_futures=True)
+
+    def take(self, running: Any) -> Any:
+        """The next batch, on the devices.
+
+        Args:
+          running: results of the step before; until they are there, no device waits for data.
+        """
+        if not self._next.done():
+            jax.block_until_ready(running)
+            began = time.monotonic()
+            self._next.exception()
+            self._waited_s += time.monotonic() - began
+        batch = self._next.result()
+        self._next = self._reader.submit(self._read)
+        return batch
+
+    def wait_share(self) -> float:
+        """The share of the time since the last call in which the devices waited for data."""
+        now = time.monotonic()
+        share = self._waited_s / max(now - self._began, 1e-9)
+        self._began, self._waited_s = now, 0.0
+        return share
+
+    def _read(self) -> Any:
+        return self._place(next(self._batches))

@@ -38,7 +38,8 @@ MOST_MOVED = 0.1  # standard deviation of an invented alignment, from the identi
 class StageCost:
     """What one network's training takes, on each device, by the compiler's own figures.
 
-    `flops` of a step: of a loop's body only once. `peak_bytes`: arguments, results and what lies
+    `flops` of a step: of a loop's body only once, but of that over microbatches (and so of the
+    optimizer, too) as often as it runs. `peak_bytes`: arguments, results and what lies
     in between, while a step runs.
     """
 
@@ -114,7 +115,9 @@ def _compile(stage: str, task: Task, config: TrainConfig) -> StageCost:
     devices, optimizer = jax.devices(), make_optimizer(config)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda: create_state(task.init, optimizer, key, devices))
-    step = make_train_step(task.loss, optimizer, config.ema_decay, key, devices)
+    step = make_train_step(
+        task.loss, optimizer, config.ema_decay, key, devices, accumulation=config.accumulation
+    )
     batch = next(iterate_batches(task, seed=0, batch_size=config.batch_size, first_step=0))
     began = time.monotonic()
     compiled = step.lower(state, *shard_batch(batch, jax.local_devices())).compile()
@@ -123,7 +126,7 @@ def _compile(stage: str, task: Task, config: TrainConfig) -> StageCost:
     return StageCost(
         stage=stage,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        flops=compiled.cost_analysis()["flops"],
+        flops=compiled.cost_analysis()["flops"] * config.accumulation,
         peak_bytes=size - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
         compile_s=time.monotonic() - began,
     )

@@ -1,12 +1,15 @@
 """The training loop, one for all tasks; it is read from top to bottom."""
 
 import dataclasses
+import functools
 import math
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -14,12 +17,13 @@ from sims_jax.checkpoints import Checkpoints
 from sims_jax.errors import InputError
 from sims_jax.progress import progress
 from sims_jax.rng import stream_key
-from sims_jax.training.batches import iterate_batches
-from sims_jax.training.parallel import create_state, make_train_step, shard_batch
+from sims_jax.training.batches import Feed, iterate_batches
+from sims_jax.training.parallel import create_state, make_train_step, place_batch
 from sims_jax.training.termination import Terminated, watch_for_sigterm
 from sims_jax.training.writers import MetricsWriter
 
 SCHEDULES = ("constant", "cosine", "growth")
+PRECISIONS = ("float32", "bfloat16")
 GROWTH_START = 1e-6  # SIMS, official code: 1e-6 · 1.1^(epoch − 1), up to a limit
 GROWTH_RATE = 1.1
 
@@ -55,6 +59,11 @@ class TrainConfig:
       ema_decay: of the averaged parameters.
       clip_norm: largest norm of a gradient; 0 for no limit.
       log_every, save_every, sheet_every: steps.
+      precision: "float32" or "bfloat16", of what networks compute. Parameters, their gradients,
+        averages and Adam's state, norms' statistics, heads and losses are float32 in both.
+      accumulation: microbatches a step, one after the other, which the devices' share of the batch
+        is divided into: memory of one, gradient of all.
+      save_minutes: a save comes after as many without one; 0 for none but those of `save_every`.
     """
 
     steps: int
@@ -70,13 +79,21 @@ class TrainConfig:
     log_every: int
     save_every: int
     sheet_every: int
+    precision: str = "float32"
+    accumulation: int = 1
+    save_minutes: float = 0.0
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise InputError(
                 f"schedule: found {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
             )
-        least = {"steps": 1, "batch_size": 1, "log_every": 1, "save_every": 1, "sheet_every": 1}
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision: found {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
+        counts = ("steps", "batch_size", "accumulation", "log_every", "save_every", "sheet_every")
+        least = dict.fromkeys(counts, 1)
         if self.schedule == "growth":
             least |= {"growth_epochs": 1, "epoch_steps": 1}
         for name, value in least.items():
@@ -88,6 +105,11 @@ class TrainConfig:
                 f"warmup_steps: found {self.warmup_steps}, expected 0 to less than the "
                 f"{self.steps} steps"
             )
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what the network computes while it learns."""
+        return jnp.dtype(self.precision)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -142,27 +164,34 @@ def train(
     key = stream_key(seed, task.name)
     state = create_state(task.init, optimizer, stream_key(key, "init"), devices)
     step_fn = make_train_step(
-        task.loss, optimizer, config.ema_decay, stream_key(key, "steps"), devices
+        task.loss,
+        optimizer,
+        config.ema_decay,
+        stream_key(key, "steps"),
+        devices,
+        accumulation=config.accumulation,
     )
     with watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
-        if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state)
-        done = int(state.step)
+        state = checkpoints.restore(state)
+        done, saved = int(state.step), time.monotonic()
         writer.rewind(task.name, done)
         batches = iterate_batches(task, seed=seed, batch_size=config.batch_size, first_step=done)
-        with progress(task.name, config.steps, done) as bar:
+        place = functools.partial(place_batch, devices=local)
+        with Feed(batches, place) as feed, progress(task.name, config.steps, done) as bar:
+            metrics = None
             for step in range(done + 1, config.steps + 1):
-                batch, position = next(batches)
-                state, metrics = step_fn(state, *shard_batch((batch, position), local))
+                batch, before = feed.take(running=metrics), metrics
+                state, metrics = step_fn(state, *batch)
+                jax.block_until_ready(before)  # one step waits behind the one that runs, not more
                 last = step == config.steps
                 logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
                 stops = terminated()
-                saves |= stops
+                saves |= stops or 0 < config.save_minutes <= (time.monotonic() - saved) / 60
                 if logs or saves:
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)
                 if logs:
-                    writer.write(task.name, step, values)
+                    writer.write(task.name, step, values | {"input_wait_share": feed.wait_share()})
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
                 bar.update()
                 if step == done + 1:  # compiled: that is said at once
@@ -171,6 +200,7 @@ def train(
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
                 if saves:
                     checkpoints.save(step, state, state.ema)
+                    saved = time.monotonic()
                 if stops and not last:
                     raise Terminated(f"{task.name}: stopped by SIGTERM, step {step} is saved")
     return state.ema

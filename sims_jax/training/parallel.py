@@ -50,15 +50,30 @@ def create_state(
     return jax.jit(create, out_shardings=everywhere)(key)
 
 
-def mean_gradient(loss: Loss, params, batch, keys):
-    """(gradient, metrics) of the mean loss over this device's examples and over all devices."""
+def mean_gradient(loss: Loss, params, batch, keys, accumulation: int = 1):
+    """(gradient, metrics) of the mean loss over this device's examples and over all devices.
 
-    def mean_loss(params):
+    Args:
+      accumulation: microbatches that the examples are divided into; only one is in memory.
+    """
+
+    def mean_loss(params, batch, keys):
         losses, metrics = loss(params, batch, keys)
         return losses.mean(), {"loss": losses.mean()} | jax.tree.map(jnp.mean, metrics)
 
-    gradient, metrics = jax.grad(mean_loss, has_aux=True)(params)
-    return jax.lax.pmean((gradient, metrics), AXIS)
+    def of_microbatch(batch, keys):
+        return jax.grad(mean_loss, has_aux=True)(params, batch, keys)
+
+    def add(total, microbatch):
+        return jax.tree.map(jnp.add, total, of_microbatch(*microbatch)), None
+
+    if accumulation == 1:
+        return jax.lax.pmean(of_microbatch(batch, keys), AXIS)
+    parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (batch, keys))
+    like = jax.eval_shape(of_microbatch, *jax.tree.map(lambda x: x[0], parts))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    total, _ = jax.lax.scan(add, nothing, parts)
+    return jax.lax.pmean(jax.tree.map(lambda x: x / accumulation, total), AXIS)
 
 
 def make_train_step(
@@ -67,6 +82,8 @@ def make_train_step(
     ema_decay: float,
     key: Key[Array, ""],
     devices: list[jax.Device],
+    *,
+    accumulation: int = 1,
 ):
     """(state, batch, position) -> (state, metrics), mapped over `devices`.
 
@@ -75,11 +92,12 @@ def make_train_step(
       ema_decay: of the averaged parameters; early on the average forgets faster.
       key: of this network's randomness.
       devices: batch and position have a leading axis of their number.
+      accumulation: microbatches that each device's share is divided into.
     """
 
     def step(state: TrainState, batch, position):
         keys = example_keys(key, state.step, position)
-        gradient, metrics = mean_gradient(loss, state.params, batch, keys)
+        gradient, metrics = mean_gradient(loss, state.params, batch, keys, accumulation)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its step count by floats
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -109,3 +127,10 @@ def shard_batch(batch, devices: list[jax.Device]):
             "change the batch size"
         )
     return jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
+
+
+def place_batch(batch, devices: list[jax.Device]):
+    """Splits a batch as `shard_batch` does and puts it on the devices of this process."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.device_put(shard_batch(batch, devices), split)

@@ -32,11 +32,12 @@ from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
 from sims_jax.config import save_config, write_json
 from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
-from sims_jax.labels import colorize, write_layout
+from sims_jax.labels import LabelSpace, colorize, write_layout
 from sims_jax.model import Model, assemble, make_networks
 from sims_jax.nets.vgg import VGGConfig, load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
 from sims_jax.training.alignment import align_donors
+from sims_jax.training.coarse import read_coarse
 from sims_jax.training.loop import Task, train
 from sims_jax.training.settings import STAGES, Settings, check_batches, read_settings
 from sims_jax.training.tasks.densifier import DensifierTask
@@ -73,6 +74,10 @@ class Run:
         make_networks(self.config, labels=None)
         dataset = None if self._is_done("bank") else self._open_dataset()
         check_batches(settings, self.config.stages, jax.device_count())
+        if "synthesis" in self.config.stages and not self._is_done("synthesis"):
+            coarse = self._read_coarse((dataset or self._store().spec).labels)
+        else:
+            coarse = None
         save_config(self.config, self.workdir)
         write_json(self.workdir / "versions.json", _versions())
         with MetricsWriter(self.workdir) as writer:
@@ -86,7 +91,7 @@ class Run:
                     elif stage == "features" and self.config.features.weights:
                         done = {"scores": {}, "weights": load_vgg(self.config.features.weights)[2]}
                     else:
-                        done = self._train(stage, settings, writer)
+                        done = self._train(stage, settings, writer, coarse)
                     self._finish(stage, done, seconds=time.monotonic() - began)
         return self._report() if all(map(self._is_done, STAGES)) else None
 
@@ -131,10 +136,15 @@ class Run:
             find_donors(heldout, store, bank, candidates=1, near_frames=near),
         )
 
-    def _train(self, stage: str, settings: Settings, writer: MetricsWriter) -> dict[str, Any]:
+    def _train(
+        self, stage: str, settings: Settings, writer: MetricsWriter, coarse: Any | None
+    ) -> dict[str, Any]:
         task, config = self.task(stage, settings), settings.train[stage]
+        if stage == "synthesis":
+            task = dataclasses.replace(task, coarse=coarse)
         params = train(task, config, self._folder(stage), writer, self.config.seed)
         print(f"{stage}: scoring", flush=True)
+        task = dataclasses.replace(task, dtype=np.float32)  # as `load` computes
         scores = task.evaluate(params)
         writer.rewind(f"{stage}_heldout", 0)
         writer.write(f"{stage}_heldout", config.steps, scores)
@@ -156,6 +166,12 @@ class Run:
             return self._features(store), donors, heldout_donors
 
         return make_task(stage, self.config, settings, store, heldout, prepare)
+
+    def _read_coarse(self, labels: LabelSpace) -> Any | None:
+        """Parameters of the smaller network that this run's synthesis network begins with."""
+        workdir = self.config.synthesis.get("init_from", "")
+        config = make_networks(self.config, labels).synthesis
+        return read_coarse(pathlib.Path(workdir), config, labels) if workdir else None
 
     def _features(self, store: Store) -> Features:
         weights = self.config.features.weights
@@ -238,15 +254,16 @@ def make_task(
       prepare: what f's task needs of the stages before it, and it alone: Φ, the donors of the
         store's rows, those of the held-out rows.
     """
-    networks = make_networks(config, store.spec.labels)
+    networks, dtype = make_networks(config, store.spec.labels), settings.train[stage].dtype
     if stage == "features":
-        return FeaturesTask(vgg_config(config), store, heldout)
+        return FeaturesTask(vgg_config(config), store, heldout, dtype)
     if stage == "transformer":
-        return TransformerTask(networks.transformer, settings.disturbance, store, heldout)
+        disturbance = settings.disturbance
+        return TransformerTask(networks.transformer, disturbance, store, heldout, dtype)
     if stage == "ordering":
-        return OrderingTask.create(networks.ordering, store, heldout)
+        return OrderingTask.create(networks.ordering, store, heldout, dtype)
     if stage == "densifier":
-        return DensifierTask(networks.densifier, store, heldout)
+        return DensifierTask(networks.densifier, store, heldout, dtype)
     features, donors, heldout_donors = prepare()
     return SynthesisTask(
         config=networks.synthesis,
@@ -258,6 +275,7 @@ def make_task(
         donors=donors,
         heldout=heldout,
         heldout_donors=heldout_donors,
+        dtype=dtype,
     )
 
 

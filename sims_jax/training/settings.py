@@ -20,8 +20,9 @@ KEYS = {
     "config.transformer": ("net", "disturbance", "train"),
     "config.ordering": ("net", "train"),
     "config.densifier": ("net", "train"),
-    "config.synthesis": ("net", "segmentation_weight", "train"),
+    "config.synthesis": ("net", "segmentation_weight", "init_from", "train"),
 }
+LATER_KEYS = ("init_from",)  # workdirs from before have none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_settings(config: ConfigDict) -> Settings:
         part = config if where == "config" else config[where.removeprefix("config.")]
         if unknown := sorted(set(part.keys()) - set(expected)):
             raise unknown_key(where, unknown[0], expected)
-        if missing := sorted(set(expected) - set(part.keys())):
+        if missing := sorted(set(expected) - set(part.keys()) - set(LATER_KEYS)):
             raise InputError(
                 f"{where}: found no {missing[0]!r}, expected the keys {', '.join(expected)}"
             )
@@ -88,10 +89,14 @@ def read_settings(config: ConfigDict) -> Settings:
 
 
 def check_batches(settings: Settings, stages: tuple[str, ...], devices: int) -> None:
-    """Raises InputError unless `devices` divide the batch of every stage that will run."""
+    """Raises InputError unless the batch of every stage that will run can be divided.
+
+    By the `devices`, and each device's share by the stage's accumulation.
+    """
     for stage, train in settings.train.items():
-        if stage in stages and train.batch_size % devices:
+        if stage in stages and train.batch_size % (devices * train.accumulation):
+            times = f" times accumulation = {train.accumulation}" if train.accumulation > 1 else ""
             raise InputError(
                 f"config.{stage}.train.batch_size: found {train.batch_size}, expected a multiple "
-                f"of the {devices} devices"
+                f"of the {devices} devices{times}"
             )

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from sims_jax.bank.store import Store
 from sims_jax.labels import VOID, LabelSpace, colorize
@@ -25,6 +26,7 @@ class DensifierTask:
     config: DensifierConfig
     store: Store
     heldout: Store
+    dtype: DTypeLike = jnp.float32  # of what the network computes
     name: str = "densifier"
 
     @property
@@ -37,7 +39,7 @@ class DensifierTask:
 
     @property
     def network(self) -> Densifier:
-        return Densifier(self.config, self.labels.num_classes)
+        return Densifier(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         example = _layouts(self.store, index)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sims_jax.bank.photo import as_float
@@ -67,16 +68,24 @@ class Features:
         return cls(config, params, weights)
 
     def distance(
-        self, a: Float[Array, "B H W 3"], b: Float[Array, "B H W 3"]
+        self,
+        a: Float[Array, "B H W 3"],
+        b: Float[Array, "B H W 3"],
+        dtype: DTypeLike = jnp.float32,
     ) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:
-        """Perceptual loss of each example, and its layers' distances; no gradient reaches `b`."""
-        features_b = jax.lax.stop_gradient(self._look(b))
-        return perceptual_loss(self._look(a), features_b, self.weights)
+        """Perceptual loss of each example, and its layers' distances; no gradient reaches `b`.
 
-    def _look(self, photo):
+        Args:
+          dtype: of what Φ computes; distances are float32.
+        """
+        features_b = jax.lax.stop_gradient(self._look(b, dtype))
+        return perceptual_loss(self._look(a, dtype), features_b, self.weights)
+
+    def _look(self, photo, dtype):
         color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
         chroma = photo[..., ::2] - photo[..., 1:2]
-        return VGG(self.config).apply(self.params, photo) | {COLOR: color, CHROMA: chroma}
+        features = VGG(self.config, dtype).apply(self.params, photo)
+        return features | {COLOR: color, CHROMA: chroma}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,7 @@ class FeaturesTask(SegmenterTask):
     config: VGGConfig
     store: Store
     heldout: Store
+    dtype: DTypeLike = jnp.float32  # of what the network computes
     name: str = "features"
 
     @property
@@ -94,7 +104,7 @@ class FeaturesTask(SegmenterTask):
 
     @property
     def network(self) -> VGGSegmenter:
-        return VGGSegmenter(self.config, self.labels.num_classes)
+        return VGGSegmenter(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         photo, layout = self.store.photo[index], self.store.layout[index]

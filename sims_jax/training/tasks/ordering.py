@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
 from sims_jax.bank.pairs import Pairs, find_pairs
 from sims_jax.bank.store import Store
@@ -31,10 +32,13 @@ class OrderingTask:
     heldout: Store
     pairs: Pairs
     heldout_pairs: Pairs
+    dtype: DTypeLike = jnp.float32  # of what the network computes
     name: str = "ordering"
 
     @classmethod
-    def create(cls, config: OrderingConfig, store: Store, heldout: Store) -> "OrderingTask":
+    def create(
+        cls, config: OrderingConfig, store: Store, heldout: Store, dtype: DTypeLike
+    ) -> "OrderingTask":
         pairs, heldout_pairs = find_pairs(store), find_pairs(heldout)
         labels = store.spec.labels
         for name, found in (("training", pairs), ("held-out", heldout_pairs)):
@@ -43,7 +47,7 @@ class OrderingTask:
                     f"{name} photos: found no two adjacent objects (neither is planar), expected "
                     "some to learn their order from; add photos or lower config.bank.min_area_frac"
                 )
-        return cls(config, store, heldout, pairs, heldout_pairs)
+        return cls(config, store, heldout, pairs, heldout_pairs, dtype)
 
     @property
     def labels(self) -> LabelSpace:
@@ -55,7 +59,7 @@ class OrderingTask:
 
     @property
     def network(self) -> Ordering:
-        return Ordering(self.config, self.labels.num_classes)
+        return Ordering(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return _pair_example(self.store, self.pairs, index, swapped=rng.random() < 0.5)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
@@ -19,6 +20,7 @@ from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
 from sims_jax.ops.bits import pack_bits_numpy
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.rng import example_keys, stream_key
+from sims_jax.training.coarse import carry_over
 from sims_jax.training.tasks.features import Features
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 from sims_jax.types import Canvas
@@ -43,6 +45,7 @@ class SynthesisTask:
       segmentation_weight: of the auxiliary head's cross-entropy.
       features: Φ and its λ.
       store, donors: the bank, and its rows' donors in itself (other photos).
+      coarse: parameters of a smaller network, which this one begins with where they fit.
       heldout, heldout_donors: photos outside the bank, and their rows' donors in the bank.
     """
 
@@ -55,6 +58,8 @@ class SynthesisTask:
     donors: DonorTable
     heldout: Store
     heldout_donors: DonorTable
+    dtype: DTypeLike = jnp.float32  # of what the network computes
+    coarse: Any = None
     name: str = "synthesis"
 
     @property
@@ -67,7 +72,7 @@ class SynthesisTask:
 
     @property
     def network(self) -> Synthesis:
-        return Synthesis(self.config, self.labels.num_classes)
+        return Synthesis(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A photo, and for each of its segments a donor drawn from its K."""
@@ -78,13 +83,15 @@ class SynthesisTask:
     def init(self, key):
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], self._heldout_example(0))
         keys = example_keys(key, jnp.int32(0), jnp.arange(1))
-        return self.network.init(key, *self._inputs(self.simulate(batch, keys, self.simulation)))
+        inputs = self._inputs(self.simulate(batch, keys, self.simulation))
+        params = self.network.init(key, *inputs)
+        return params if self.coarse is None else carry_over(self.coarse, params)
 
     def loss(self, params, batch, keys):
         """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""
         canvas = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
-        perceptual, by_layer = self.features.distance(output.photo, as_float(batch["photo"]))
+        perceptual, by_layer = self._distance(output.photo, batch)
         segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
         metrics = {"perceptual": perceptual, "segmentation": segmentation} | by_layer
         return perceptual + self.segmentation_weight * segmentation, metrics
@@ -132,14 +139,13 @@ class SynthesisTask:
 
         def score(params, batch, position):
             keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
-            truth = as_float(batch["photo"])
             canvas = self.simulate(batch, keys, full)
             photos = {
                 "val_loss": self._paint(params, canvas),
                 "canvas_loss": fill_mean(canvas),
                 "empty_loss": self._paint(params, self.simulate(batch, keys, empty)),
             }
-            return {name: self.features.distance(x, truth)[0] for name, x in photos.items()}
+            return {name: self._distance(x, batch)[0] for name, x in photos.items()}
 
         return jax.jit(score)
 
@@ -154,6 +160,9 @@ class SynthesisTask:
 
     def _paint(self, params, canvas: Canvas):
         return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
+
+    def _distance(self, photo, batch):
+        return self.features.distance(photo, as_float(batch["photo"]), self.dtype)
 
     def _inputs(self, canvas: Canvas):
         return one_hot_layout(canvas.layout, self.labels.num_classes), canvas.rgb, canvas.mask

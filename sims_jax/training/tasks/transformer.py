@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
@@ -44,6 +45,7 @@ class TransformerTask:
     disturbance: DisturbanceConfig
     store: Store
     heldout: Store
+    dtype: DTypeLike = jnp.float32  # of what the network computes
     name: str = "transformer"
 
     @property
@@ -52,7 +54,7 @@ class TransformerTask:
 
     @property
     def network(self) -> Transformer:
-        return Transformer(self.config, self.store.spec.labels.num_classes)
+        return Transformer(self.config, self.store.spec.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         del rng
