@@ -20,8 +20,7 @@ the better of JAX's and PyTorch's). `loader_examples_per_s`: reading batches alo
 `input_wait_share`: the part of the time for which steps wait for them.
 
 The fairest objection: PyTorch has kernels for bfloat16 on processors that can do it, and XLA on a
-CPU
-has not; who trains there in half precision should look at `ratio_torch_bf16`.
+CPU has not; who trains there in half precision should look at `ratio_torch_bf16`.
 """
 
 import argparse
@@ -29,7 +28,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +35,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from benchmarks.timing import time_in_turn
 from configs.camvid import get_config
 from sims_jax.bank.photo import as_float
 from sims_jax.config import write_json
@@ -192,8 +191,13 @@ def make_twin(task: SynthesisTask, params) -> twin.SynthesisLoss:
 
 def compare(task: SynthesisTask, params, batch, keys, canvas, loss, inputs) -> dict[str, float]:
     """How far the two are apart: photos and logits, and gradients."""
-    onehot = one_hot_layout(canvas.layout, task.labels.num_classes)
-    output = jax.jit(task.network.apply)(params, onehot, canvas.rgb, canvas.mask)
+
+    @jax.jit
+    def paint(params, canvas):
+        onehot = one_hot_layout(canvas.layout, task.labels.num_classes)
+        return task.network.apply(params, onehot, canvas.rgb, canvas.mask)
+
+    output = paint(params, canvas)
     # The batch is an argument: as a constant, it would be computed with while compiling.
     mean_loss = lambda params, batch: task.loss(params, batch, keys)[0].mean()  # noqa: E731
     gradient = jax.jit(jax.grad(mean_loss))(params, batch)
@@ -208,17 +212,6 @@ def compare(task: SynthesisTask, params, batch, keys, canvas, loss, inputs) -> d
         np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(ours[name]) for name in theirs
     ]
     return {"max_abs_diff": float(max(outputs)), "max_rel_grad_diff": float(max(gradients))}
-
-
-def time_in_turn(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each call; the first round is not counted."""
-    times = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(some[1:]) for name, some in times.items()}
 
 
 def measure_matmul() -> dict[str, float]:

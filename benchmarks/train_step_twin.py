@@ -1,7 +1,7 @@
 """The synthesis step in PyTorch: the same networks, loss and update, from the same weights.
 
-Written as one would write it in PyTorch: NCHW in channels_last, the library's own pooling, norms and
-resizing, fused Adam. Modules have the names of ours, so that `copy_weights` goes by name. The
+Written as one would write it in PyTorch: NCHW in channels_last, the library's own pooling, norms
+and resizing, fused Adam. Modules have the names of ours, so that `copy_weights` goes by name. The
 canvas is given; making it is left to us.
 """
 
