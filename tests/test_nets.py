@@ -311,14 +311,11 @@ def test_pools_match_their_definition(size):
     np.testing.assert_array_equal(layers.max_pool(jnp.asarray(x)), pool_numpy(x, np.max))
 
 
-@pytest.mark.parametrize("channels", [3, 16])  # filled up to a multiple of 16, and not
 @pytest.mark.parametrize("size", [(7, 10), (1, 3)])
-def test_convolution_is_linens_and_so_are_its_gradients(size, channels):
+def test_convolution_is_linens_and_so_are_its_gradients(size):
     ours, linens = layers.Conv3x3(5), nn.Conv(5, (3, 3), use_bias=False)
     rng = np.random.default_rng(0)
-    x, weight = (
-        jnp.asarray(rng.normal(size=(2, *size, count)), jnp.float32) for count in (channels, 5)
-    )
+    x, weight = (jnp.asarray(rng.normal(size=(2, *size, count)), jnp.float32) for count in (3, 5))
     params = ours.init(jax.random.key(0), x)
     same = jax.tree.map(
         lambda a, b: bool((a == b).all()), params, linens.init(jax.random.key(0), x)

@@ -13,7 +13,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 LEAK = 0.2  # slope of LeakyReLU below 0: SIMS, official code
-CHANNELS_AT_ONCE = 16  # float32 in a vector register; with others left over, all are slower
 NORM_EPSILON = 1e-5  # added to the variance; a flat input has variance 0
 
 
@@ -168,13 +167,9 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W width"]:
-        channels = x.shape[-1]
-        shape = (3, 3, channels, self.width)
+        shape = (3, 3, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        spare = (0, -channels % CHANNELS_AT_ONCE)  # zeros, which add nothing
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), spare))
-        return convolve_3x3(x, jnp.pad(kernel, ((0, 0), (0, 0), spare, (0, 0))))
+        return convolve_3x3(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class ConvBlock(nn.Module):
