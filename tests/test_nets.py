@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -336,6 +337,34 @@ def test_pools_match_their_definition(size):
         layers.average_pool(jnp.asarray(x)), pool_numpy(x, np.mean), 1e-5, 1e-6
     )
     np.testing.assert_array_equal(layers.max_pool(jnp.asarray(x)), pool_numpy(x, np.max))
+
+
+@pytest.mark.parametrize("size", [(7, 10), (1, 3)])
+def test_convolution_is_linens_and_so_are_its_gradients(size):
+    ours, linens = layers.Conv3x3(5), nn.Conv(5, (3, 3), use_bias=False)
+    rng = np.random.default_rng(0)
+    x, weight = (jnp.asarray(rng.normal(size=(2, *size, count)), jnp.float32) for count in (3, 5))
+    params = ours.init(jax.random.key(0), x)
+    same = jax.tree.map(
+        lambda a, b: bool((a == b).all()), params, linens.init(jax.random.key(0), x)
+    )
+    assert all(jax.tree.leaves(same))
+
+    def run(net):
+        loss = lambda params, x: (net.apply(params, x) * weight).sum()  # noqa: E731
+        return net.apply(params, x), jax.grad(loss, (0, 1))(params, x)
+
+    for a, b in zip(*map(jax.tree.leaves, (run(ours), run(linens))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernels_gradient_is_the_same_in_both_ways():
+    x, gradient = (
+        jax.random.normal(jax.random.key(seed), (2, 6, 9, channels))
+        for seed, channels in enumerate((4, 3))
+    )
+    ways = [way(x, gradient) for way in (layers.kernel_gradient, layers.kernel_gradient_by_rows)]
+    np.testing.assert_allclose(*ways, rtol=1e-4, atol=1e-4)
 
 
 def test_upsampling_is_exact_in_size_and_on_flat_images():

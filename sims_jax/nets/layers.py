@@ -103,6 +103,75 @@ class LayerNorm(nn.Module):
         return ((exact - mean) * gain + bias).astype(self.dtype)
 
 
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@jax.custom_vjp
+def convolve_3x3(
+    x: Float[Array, "B H W F"], kernel: Float[Array, "3 3 F width"]
+) -> Float[Array, "B H W width"]:
+    """Cross-correlation with zeros around: `nn.Conv`'s 3x3 with stride 1 and SAME padding.
+
+    Differs from it on CPUs alone, in how the kernel's gradient is computed: XLA contracts over
+    examples, pixel by pixel, and there are too few of them to keep a CPU's registers full.
+    """
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NHWC)
+
+
+def _convolve_forward(x, kernel):
+    return convolve_3x3(x, kernel), (x, kernel)
+
+
+def _convolve_backward(saved, gradient):
+    x, kernel = saved
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    return convolve_3x3(gradient, flipped), jax.lax.platform_dependent(
+        x, gradient, cpu=kernel_gradient_by_rows, default=kernel_gradient
+    )
+
+
+convolve_3x3.defvjp(_convolve_forward, _convolve_backward)
+
+
+def kernel_gradient(x: Float[Array, "B H W F"], gradient: Float[Array, "B H W width"]):
+    """As XLA has it: x and the gradient as a convolution over pixels, contracted over examples."""
+    return jax.lax.conv_general_dilated(
+        x, gradient, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC")
+    )
+
+
+def kernel_gradient_by_rows(x: Float[Array, "B H W F"], gradient: Float[Array, "B H W width"]):
+    """The same as a convolution over rows, contracted over examples and columns together.
+
+    The three columns of the kernel are three copies of the gradient, one moved left, one right.
+    """
+    batch, height, columns, features = x.shape
+    width = gradient.shape[-1]
+    padded = jnp.pad(gradient, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    moved = jnp.concatenate([padded[:, :, 2 - i : 2 - i + columns] for i in range(3)], axis=-1)
+    rows = jax.lax.conv_general_dilated(
+        x.transpose(3, 1, 0, 2).reshape(features, height, batch * columns),
+        moved.transpose(1, 0, 2, 3).reshape(height, batch * columns, 3 * width),
+        (1,),
+        ((1, 1),),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    return rows.reshape(features, 3, 3, width).transpose(1, 2, 0, 3)
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution to `width` channels, without bias."""
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W width"]:
+        shape = (3, 3, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return convolve_3x3(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
 class ConvBlock(nn.Module):
     """`convs` times: 3x3 convolution to `width` channels, LayerNorm (H, W, C), LeakyReLU(0.2)."""
 
@@ -113,9 +182,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W width"]:
         for index in range(self.convs):
-            conv = nn.Conv(
-                self.width, (3, 3), use_bias=False, dtype=self.dtype, name=f"conv_{index}"
-            )
+            conv = Conv3x3(self.width, self.dtype, name=f"conv_{index}")
             x = LayerNorm(self.dtype, name=f"norm_{index}")(conv(x))
             x = nn.leaky_relu(x, LEAK)
         return x

@@ -97,17 +97,23 @@ class SynthesisTask:
         return perceptual + self.segmentation_weight * segmentation, metrics
 
     def simulate(self, batch, keys, simulation: SimulationConfig) -> Canvas:
-        """Canvases of a batch, one key an example."""
+        """Canvases of a batch, one key an example.
 
-        def one(key, photo, component, layout, donors):
+        On a CPU one after the other: XLA would else fuse their making with what f does to them
+        first, and make every pixel again for each class.
+        """
+
+        def one(example):
+            key, photo, component, layout, donors = example
             component = component.astype(jnp.int32)
             photo = as_float(photo)
             return simulate(
                 key, photo, component, layout, donors, simulation, self.canvas, self.labels
             )
 
-        return jax.vmap(one)(
-            keys, batch["photo"], batch["component"], batch["layout"], batch["donors"]
+        examples = keys, *(batch[part] for part in ("photo", "component", "layout", "donors"))
+        return jax.lax.platform_dependent(
+            examples, cpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
         )
 
     def evaluate(self, params) -> dict[str, float]:

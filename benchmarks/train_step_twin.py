@@ -1,0 +1,245 @@
+"""The synthesis step in PyTorch: the same networks, loss and update, from the same weights.
+
+Written as one would write it in PyTorch: NCHW in channels_last, the library's own pooling, norms
+and resizing, fused Adam. Modules have the names of ours, so that `copy_weights` goes by name. The
+canvas is given; making it is left to us.
+"""
+
+from collections.abc import Callable, Mapping
+
+import flax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sims_jax.labels import VOID
+from sims_jax.nets.layers import LEAK, NORM_EPSILON
+from sims_jax.nets.synthesis import (
+    CONVS_A_SCALE,
+    FILL_SCALES,
+    FULL_COVER,
+    LEAST_COVER,
+    SynthesisConfig,
+)
+from sims_jax.nets.vgg import CONVS, FEATURES, VGGConfig
+from sims_jax.training.tasks.features import CHROMA, COLOR, COLOR_HALVINGS
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """3x3 with stride 2 and TensorFlow's SAME: an even side is padded at its end alone."""
+    padding = tuple(size % 2 for size in x.shape[2:])
+    return F.avg_pool2d(x, 3, 2, padding, ceil_mode=True, count_include_pad=False)
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def input_pyramid(x: Tensor, scales: int) -> list[Tensor]:
+    pyramid = [x]
+    for _ in range(scales - 1):
+        pyramid.append(average_pool(pyramid[-1]))
+    return pyramid
+
+
+def fill_canvas(rgb: Tensor, mask: Tensor, onehot: Tensor) -> Tensor:
+    """As `nets.synthesis.fill_canvas`; rgb [B, 3, H, W], mask [B, 1, H, W]."""
+    weight = torch.cat([onehot * mask, mask], 1)
+    color = torch.cat([rgb, torch.ones_like(mask)], 1)
+    fields = (weight[:, :, None] * color[:, None]).flatten(1, 2)
+    fields = fields.contiguous(memory_format=torch.channels_last)
+    pyramid = input_pyramid(fields, FILL_SCALES + 1)
+    seen = [pulled[:, 3::4].repeat_interleave(4, 1) for pulled in pyramid]
+    filled = pyramid[-1] / seen[-1].clamp(min=LEAST_COVER)
+    for pulled, cover in zip(pyramid[-2:0:-1], seen[-2:0:-1], strict=True):
+        own = (cover / FULL_COVER).clamp(max=1.0)
+        inherited = upsample(filled, pulled.shape[2:])
+        filled = own * pulled / cover.clamp(min=LEAST_COVER) + (1.0 - own) * inherited
+    filled = upsample(filled, rgb.shape[2:]).unflatten(1, (-1, 4))
+    pushed = (onehot[:, :, None] * filled[:, :-1]).sum(1)
+    pushed = pushed + (1.0 - pushed[:, 3:]) * filled[:, -1]
+    pushed = pushed[:, :3] / pushed[:, 3:].clamp(min=LEAST_COVER)
+    return mask * rgb + (1.0 - mask) * pushed
+
+
+class ConvBlock(nn.Module):
+    def __init__(self, channels: int, width: int, convs: int):
+        super().__init__()
+        self.convs = convs
+        for index in range(convs):
+            conv = nn.Conv2d(width if index else channels, width, 3, padding=1, bias=False)
+            self.add_module(f"conv_{index}", conv)
+            self.add_module(f"norm_{index}", nn.GroupNorm(1, width, NORM_EPSILON))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index in range(self.convs):
+            x = self.get_submodule(f"conv_{index}")(x)
+            x = F.leaky_relu(self.get_submodule(f"norm_{index}")(x), LEAK)
+        return x
+
+
+class Synthesis(nn.Module):
+    """f: (layout ids [B, H, W], canvas [B, 3, H, W], mask [B, 1, H, W]) -> (photo, logits)."""
+
+    def __init__(self, config: SynthesisConfig, num_classes: int):
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        inputs = channels = num_classes + 1 + 3 + 1
+        groups = zip(config.encoder_widths, config.encoder_convs, strict=True)
+        for index, (width, convs) in enumerate(groups):
+            self.add_module(f"encoder_{index}", ConvBlock(channels, width, convs))
+            channels = width
+        skips, below = (*config.encoder_widths[::-1], 0), 0
+        for index, (width, skip) in enumerate(zip(config.decoder_widths, skips, strict=True)):
+            block = ConvBlock(inputs + skip + below, width, CONVS_A_SCALE)
+            self.add_module(f"decoder_{index}", block)
+            below = width
+        self.photo = nn.Conv2d(below, 3, 1)
+        self.segmentation = nn.Conv2d(below, num_classes + 1, 1)
+
+    def forward(self, layout: Tensor, rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        onehot = F.one_hot(layout.clamp(max=self.num_classes), self.num_classes + 1)
+        onehot = onehot.permute(0, 3, 1, 2).float()
+        filled = fill_canvas(rgb, mask, onehot)
+        x = inputs = torch.cat([onehot, filled, mask], 1)
+        encoded = []
+        for index in range(len(self.config.encoder_widths)):
+            x = average_pool(self.get_submodule(f"encoder_{index}")(x))
+            encoded.append(x)
+        pyramid = input_pyramid(inputs, len(encoded) + 1)
+        x = None
+        for index in range(len(pyramid)):
+            scale = len(encoded) - index
+            parts = [pyramid[scale]]
+            if scale:
+                parts.append(encoded[scale - 1])
+            if x is not None:
+                parts.append(upsample(x, pyramid[scale].shape[2:]))
+            x = self.get_submodule(f"decoder_{index}")(torch.cat(parts, 1))
+        return filled + self.photo(x), self.segmentation(x)
+
+
+class VGG(nn.Module):
+    """Φ: photos [B, 3, H, W] -> features by layer."""
+
+    def __init__(self, config: VGGConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.tensor(config.mean).reshape(3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(config.std).reshape(3, 1, 1), False)
+        channels = 3
+        for block, (width, convs) in enumerate(zip(config.widths, CONVS, strict=True), 1):
+            for index in range(1, convs + 1):
+                self.add_module(f"conv{block}_{index}", nn.Conv2d(channels, width, 3, padding=1))
+                channels = width
+
+    def forward(self, photo: Tensor) -> dict[str, Tensor]:
+        photo = photo.flip(1) if self.config.bgr else photo
+        x = (photo * self.config.input_scale - self.mean) / self.std
+        features = {"input": x}
+        for block, convs in enumerate(CONVS, 1):
+            if block > 1:
+                x = F.max_pool2d(x, 2)
+            for index in range(1, convs + 1):
+                name = f"conv{block}_{index}"
+                x = F.relu(self.get_submodule(name)(x))
+                if name in FEATURES:
+                    features[name] = x
+        return features
+
+
+class SynthesisLoss(nn.Module):
+    """The mean loss of a batch: Φ's distances, and the cross-entropy of the labelled pixels."""
+
+    def __init__(
+        self, network: Synthesis, features: VGG, weights: Mapping[str, float], segmentation: float
+    ):
+        super().__init__()
+        self.network, self.features = network, features.requires_grad_(False)
+        self.weights, self.segmentation_weight = dict(weights), segmentation
+
+    def forward(self, layout: Tensor, rgb: Tensor, mask: Tensor, truth: Tensor, labels: Tensor):
+        photo, logits = self.network(layout, rgb, mask)
+        ours = self._look(photo)
+        with torch.no_grad():
+            real = self._look(truth)
+        loss = sum(
+            weight * (ours[layer].float() - real[layer].float()).abs().mean((1, 2, 3))
+            for layer, weight in self.weights.items()
+        )
+        entropy = F.cross_entropy(logits.float(), labels, ignore_index=VOID, reduction="none")
+        count = (labels != VOID).sum((1, 2)).clamp(min=1)
+        return (loss + self.segmentation_weight * entropy.sum((1, 2)) / count).mean()
+
+    def _look(self, photo: Tensor) -> dict[str, Tensor]:
+        color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
+        chroma = photo[:, ::2] - photo[:, 1:2]
+        return self.features(photo) | {COLOR: color, CHROMA: chroma}
+
+
+def make_step(
+    loss: SynthesisLoss,
+    learning_rate: float,
+    clip_norm: float,
+    ema_decay: float,
+    *,
+    compiled: bool,
+    bfloat16: bool,
+) -> Callable[[tuple[Tensor, ...]], float]:
+    """A function of a batch that does one step of training and returns the loss before it.
+
+    Args:
+      learning_rate: Adam's.     clip_norm: 0 for no limit.
+      compiled: by `torch.compile`.     bfloat16: under autocast.
+    """
+    params = list(loss.network.parameters())
+    optimizer = torch.optim.Adam(params, learning_rate, fused=True)
+    ema = [param.detach().clone() for param in params]
+    run = torch.compile(loss) if compiled else loss
+    done = 0
+
+    def step(batch: tuple[Tensor, ...]) -> float:
+        nonlocal done
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            value = run(*batch)
+        value.backward()
+        norm = torch.nn.utils.get_total_norm([param.grad for param in params])
+        if clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(params, clip_norm, norm)
+        optimizer.step()
+        decay = min(ema_decay, (1 + done) / (10 + done))
+        torch._foreach_lerp_(ema, [param.detach() for param in params], 1 - decay)
+        done += 1
+        return value.item()
+
+    return step
+
+
+def copy_weights(module: nn.Module, params: Mapping) -> None:
+    """Gives a module our parameters, by name; nothing of either may be left over."""
+    state = {name: torch.from_numpy(value) for name, value in rename(params).items()}
+    module.load_state_dict(state)
+    module.to(memory_format=torch.channels_last)
+
+
+def rename(params: Mapping) -> dict[str, np.ndarray]:
+    """Linen's parameters, or their gradients, as a state dict would have them.
+
+    Kernels are turned to OIHW, from HWIO or, of dense layers, from IO.
+    """
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+    found = {}
+    for path, value in flax.traverse_util.flatten_dict(params["params"]).items():
+        value = np.asarray(value)
+        if path[-1] == "kernel":
+            kernel = value if value.ndim == 4 else value[None, None]
+            value = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        found[".".join((*path[:-1], names[path[-1]]))] = np.array(value)
+    return found
+
+
+def to_nchw(images: np.ndarray) -> Tensor:
+    """Images [B, H, W, F] as [B, F, H, W] in channels_last: the same bytes."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
