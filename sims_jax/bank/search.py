@@ -22,8 +22,8 @@ from sims_jax.ops.bits import LANES, count_bits_of
 from sims_jax.types import TILE, Rows
 
 # What is looked at first, a segment: one tile of so many there may be, but so many at least and at
-# most; and so many of their rows.
-_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS = 64, (12, 32), 24
+# most; and so many rows a tile.
+_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (12, 48), 2
 # Segments searched for in one round, and what is looked at in one round, a segment: tiles, rows'
 # masks, rows' contexts; and the best rows of so many are found at once.
 _GROUP = 256
@@ -155,8 +155,8 @@ def _first_floor(
     """A score that K rows of each query reach: the K-th best of a few promising ones, or 0."""
     count = len(bounds)
     tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
-    promising = max(_FIRST_ROWS, candidates)
-    tiles = max(tiles, -(-promising // TILE))
+    tiles = max(tiles, -(-candidates // TILE))
+    promising = max(_FIRST_ROWS_A_TILE * tiles, candidates)
     if tiles > rows.class_tiles:  # so many candidates are about all rows
         return jnp.zeros(count, jnp.float32)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
