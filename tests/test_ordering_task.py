@@ -45,6 +45,5 @@ def test_the_order_of_one_class_is_learnt_from_depth(
     with MetricsWriter(tmp_path) as writer:
         scores = task.evaluate(train(task, config, tmp_path / "ordering", writer, 0))
     assert scores["same_class_pairs"] == find_pairs(upside_down).of_one_class().sum()
-    print(scores)
     assert scores["same_class_prior"] < 0.25
     assert scores["same_class_accuracy"] > 0.6

@@ -18,7 +18,10 @@ class Toy:
 
     def init(self, key):
         del key
-        return {"w": np.zeros((), np.float32), "still": np.linspace(0, 1, self.size, np.float32)}
+        return {
+            "w": np.zeros((), np.float32),
+            "still": np.linspace(0, 1, self.size, dtype=np.float32),
+        }
 
     def loss(self, params, batch, keys):
         del keys
