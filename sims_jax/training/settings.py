@@ -98,5 +98,5 @@ def check_batches(settings: Settings, stages: tuple[str, ...], devices: int) -> 
             times = f" times accumulation = {train.accumulation}" if train.accumulation > 1 else ""
             raise InputError(
                 f"config.{stage}.train.batch_size: found {train.batch_size}, expected a multiple "
-                f"of the {devices} devices{times}"
+                f"of the {devices} devices{times}; change batch_size or accumulation"
             )
