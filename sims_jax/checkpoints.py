@@ -7,8 +7,12 @@ digest of every file, so that a damaged one is not, either.
 """
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
+import logging
+import os
 import pathlib
 import re
 import sys
@@ -24,6 +28,7 @@ KEPT = 2  # checkpoints
 FILES_FILE = "files.json"  # of a checkpoint: the SHA-256 of each of its items' files
 DONE_FILE = "done.json"  # of a finished stage: its seconds, scores, and its parameters' digest
 ITEMS = ("state", "ema")
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a disk
 
 
 class _ListedFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -44,7 +49,8 @@ class Checkpoints:
     for saves under way.
 
     Raises:
-      InputError: on saving, the next save or on leaving: a save failed; those before it stay.
+      FullDiskError: on saving, the next save or on leaving: the disk had no room for a save; those
+        before it stay.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -56,12 +62,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(), options=options, item_handlers=handlers
         )
+        self._saves = False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        with self._failing_in_one_line():
+        with self._failing_in_one_line() if self._saves else contextlib.nullcontext():
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -76,13 +83,15 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), ema=ocp.args.StandardSave(ema)
         )
+        self._saves = True
         with self._failing_in_one_line():
             self._manager.save(step, args=items)
 
     def restore(self, like):
         """The newest state that is whole, with the structure, shapes and devices of `like`.
 
-        Damaged ones are told of on stderr and set aside as `STEP.damaged`.
+        Damaged ones are told of on stderr and set aside as `STEP.damaged`. One of an older
+        version, which lists no files, is told of and taken as it is.
 
         Returns:
           `like` itself where nothing was ever saved.
@@ -95,6 +104,11 @@ class Checkpoints:
             damage = find_damage(self.folder / str(step))
             if damage is None:
                 self._set_aside(damaged, step)
+                if not _lists_files(self.folder / str(step)):
+                    _tell(
+                        f"{self.folder}: the checkpoint of step {step} is of an older version, "
+                        f"without {FILES_FILE}, and cannot be verified; training goes on from it"
+                    )
                 abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 return self._manager.restore(step, args=items)["state"]
@@ -109,14 +123,14 @@ class Checkpoints:
 
     def _set_aside(self, damaged: dict[int, str], whole: int) -> None:
         for step, damage in damaged.items():
-            aside = self.folder / f"{step}.damaged"
-            print(
-                f"{self.folder}: the checkpoint of step {step} is damaged ({damage}); it is now "
-                f"{aside.name}, and training goes on from step {whole}",
-                file=sys.stderr,
-                flush=True,
-            )
+            endings = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+            names = (self.folder / f"{step}.damaged{ending}" for ending in endings)
+            aside = next(name for name in names if not name.exists())
             (self.folder / str(step)).rename(aside)
+            _tell(
+                f"{self.folder}: the checkpoint of step {step} is damaged ({damage}); it is now "
+                f"{aside.name}, and training goes on from step {whole}"
+            )
         if damaged:
             self._manager.reload()
 
@@ -137,21 +151,74 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failing_in_one_line(self) -> Iterator[None]:
-        """Turns what orbax raises, sooner or later, into an error that says what is left."""
+        """Turns a full disk, which orbax tells of in time, into an error that says what is left."""
         try:
             yield
         except Exception as error:  # of any kind: tensorstore's are ValueErrors
-            steps = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()]
-            left = f"that of step {max(steps)} is whole" if steps else "there is none before it"
-            raise InputError(
+            if not any(os.strerror(code) in str(error) for code in FULL):
+                raise
+            folders = {step: self.folder / str(step) for step in saved_steps(self.folder)}
+            whole = [
+                n for n, path in folders.items() if _lists_files(path) and not find_damage(path)
+            ]
+            left = (
+                f"that of step {max(whole)} is whole" if whole else "none before it is known whole"
+            )
+            raise FullDiskError(
                 f"{self.folder}: a checkpoint could not be saved ({_first_line(error)}); {left}: "
                 "make room on the disk, and the same command goes on from there"
             ) from error
 
 
+class FullDiskError(InputError):
+    """A save failed for want of room."""
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Leaves a failed save to `Checkpoints`: what orbax logs of it besides is raised as well.
+
+    Everything is then as before, except after FullDiskError: writes that were under way fail after
+    it, and are told of until the process ends.
+    """
+    before = sys.unraisablehook
+
+    def tell(unraisable) -> None:
+        # Once a write has failed, the others find that the loop they report to has ended.
+        if repr(unraisable.exc_value) != "RuntimeError('Event loop is closed')":
+            before(unraisable)
+
+    def is_for_others(record: logging.LogRecord) -> bool:
+        return (
+            record.levelno < logging.ERROR or "orbax" not in record.pathname + record.getMessage()
+        )
+
+    with contextlib.ExitStack() as stack:
+        for logger in map(logging.getLogger, ("absl", "asyncio")):
+            logger.addFilter(is_for_others)
+            stack.callback(logger.removeFilter, is_for_others)
+        sys.unraisablehook = tell
+        stack.callback(setattr, sys, "unraisablehook", before)
+        try:
+            yield
+        except FullDiskError:
+            stack.pop_all()
+            raise
+
+
+def saved_steps(folder: pathlib.Path) -> list[int]:
+    """Of the complete checkpoints in a stage's folder, damaged or not; none if it is not there."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
 def find_damage(checkpoint: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint's files, naming the first; None if nothing is."""
+    """What is wrong with a checkpoint's files, naming the first.
+
+    None if nothing is, or if it is of an older version, whose files are not listed.
+    """
     files = checkpoint / FILES_FILE
+    if not _lists_files(checkpoint):
+        return None
     try:
         digests = json.loads(files.read_text())
         for name, digest in digests.items():
@@ -162,6 +229,14 @@ def find_damage(checkpoint: pathlib.Path) -> str | None:
     except (OSError, ValueError, AttributeError) as error:
         return f"{files} or what it names cannot be read: {_first_line(error)}"
     return None
+
+
+def _lists_files(checkpoint: pathlib.Path) -> bool:
+    return (checkpoint / FILES_FILE).exists()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _digest_file(path: pathlib.Path) -> str:

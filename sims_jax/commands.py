@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import pathlib
 import sys
@@ -117,7 +116,6 @@ def _find_unknown_key(argv: list[str]) -> InputError | None:
 
 def exit_with_one_line(do: Callable[[], None]) -> None:
     """Runs a command: a user's mistake becomes one line and status 2, SIGTERM one and 143."""
-    _keep_orbax_quiet()
     try:
         do()
         sys.stdout.flush()
@@ -133,20 +131,6 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         reason = " ".join(str(error.strerror or error).split())
         _fail(f"{where}{reason}; check the path, its permissions and the space on its disk")
-
-
-def _keep_orbax_quiet() -> None:
-    """Leaves a failed save to us: what orbax tells of it, on three ways, is raised as well."""
-    from absl import logging as absl_logging
-
-    def tell(unraisable) -> None:
-        # Once a write has failed, the others find that the loop they report to has ended.
-        if unraisable.exc_type is not RuntimeError:
-            sys.__unraisablehook__(unraisable)
-
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = tell
 
 
 def _fail(message: str) -> None:

@@ -1,16 +1,19 @@
 """Checkpoints that are damaged, unfinished, or cannot be written: told of, and nothing lost."""
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import orbax.checkpoint as ocp
 import pytest
 from test_training import METRICS_FILE, read_metrics
 from toy import Toy, toy_config
 
-from sims_jax.checkpoints import KEPT, Checkpoints, digest_params, find_damage
+from sims_jax.checkpoints import KEPT, Checkpoints, digest_params, find_damage, quiet_orbax
 from sims_jax.errors import InputError
 from sims_jax.training.loop import train
 from sims_jax.training.writers import MetricsWriter
@@ -74,6 +77,23 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_goes_on(damage, whol
     assert left is None or aside.read_bytes() == left
     assert read_metrics(begun) == read_metrics(whole[0])
     assert find_damage(begun / "toy" / str(STEPS)) is None
+
+
+def test_what_was_set_aside_before_stays(whole, begun, capsys):
+    before = begun / "toy" / "8.damaged"
+    before.mkdir()
+    truncate(largest_file(begun / "toy" / "8"))
+    assert run(begun) == whole[1]
+    assert "it is now 8.damaged-2, and" in capsys.readouterr().err
+    assert (begun / "toy" / "8.damaged-2" / "state").exists() and not list(before.iterdir())
+
+
+def test_one_of_an_older_version_is_told_of_and_taken(whole, begun, capsys):
+    (begun / "toy" / "8" / "files.json").unlink()
+    assert run(begun) == whole[1]
+    told = capsys.readouterr().err
+    assert "step 8 is of an older version, without files.json, and cannot be verified" in told
+    assert "damaged" not in told
 
 
 def test_every_byte_of_a_checkpoint_is_watched(begun):
@@ -153,3 +173,32 @@ def test_a_failed_save_is_one_line_and_the_one_before_stays(whole, begun):
     assert re.search(r"error: .*/toy: a checkpoint could not be saved .*step 8 is whole", errors[0])
     assert find_damage(begun / "toy" / "8") is None
     assert run(begun) == whole[1]
+
+
+def test_only_a_full_disk_is_told_of_as_one(tmp_path, monkeypatch):
+    texts = {"boo": ValueError, "Failed to write: No space left on device [a='b']": InputError}
+    for text, expected in texts.items():
+
+        def fail(*_, text=text, **__):
+            raise ValueError(text)
+
+        with Checkpoints(tmp_path / "toy") as checkpoints:
+            monkeypatch.setattr(checkpoints._manager, "save", fail)
+            with pytest.raises(expected, match=r"boo|on device.; none before it is known whole: "):
+                checkpoints.save(1, {}, {})
+
+
+def test_only_what_is_raised_as_well_is_kept_quiet(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    errors = [RuntimeError("Event loop is closed"), RuntimeError("another"), OSError("another")]
+    logger = logging.getLogger("absl")
+    theirs = logger.makeRecord("absl", logging.ERROR, ocp.__file__, 1, "theirs", (), None)
+    with quiet_orbax():
+        for error in errors:
+            sys.unraisablehook(SimpleNamespace(exc_value=error))
+        assert not logger.filter(theirs)
+        assert logger.filter(logger.makeRecord("absl", logging.ERROR, __file__, 1, "", (), None))
+    assert [unraisable.exc_value for unraisable in heard] == errors[1:]
+    assert sys.unraisablehook == heard.append
+    assert logger.filter(theirs)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sims_jax.checkpoints import Checkpoints
+from sims_jax.checkpoints import Checkpoints, quiet_orbax
 from sims_jax.errors import InputError
 from sims_jax.progress import progress
 from sims_jax.rng import stream_key
@@ -171,7 +171,7 @@ def train(
         devices,
         accumulation=config.accumulation,
     )
-    with watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
+    with quiet_orbax(), watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(state)
         done, saved = int(state.step), time.monotonic()
         writer.rewind(task.name, done)
