@@ -117,6 +117,34 @@ def test_f_without_canvas_is_trained_once_and_needs_no_bank(finished, tmp_path):
     assert not result.canvas_mask.any() and np.isfinite(result.photo).all()
 
 
+def test_f_without_canvas_begins_with_what_f_began_with(finished, tmp_path, monkeypatch):
+    from sims_jax.evaluation import baselines
+
+    workdir, _ = finished
+    model = sims_jax.load(workdir)
+    began = []
+
+    def train_once(task, *_):
+        began.append(task.coarse)
+        return model.params.synthesis
+
+    monkeypatch.setattr(Run, "read_coarse", lambda *_: model.params.synthesis)
+    monkeypatch.setattr(baselines, "train_once", train_once)
+    baselines.train_without_canvas(workdir, tmp_path, model)
+    assert began == [model.params.synthesis]
+
+
+def test_what_f_begins_with_is_read_only_where_it_begins(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.stages = ("synthesis",)
+    config.synthesis.init_from = "nowhere"
+    with pytest.raises(InputError, match="nowhere/synthesis"):
+        Run(config, tmp_path).run()
+    (tmp_path / "synthesis" / "4").mkdir(parents=True)
+    with pytest.raises(InputError, match="synthesis needs bank"):
+        Run(config, tmp_path).run()
+
+
 def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
     workdir, _ = finished
     other = tiny_config.copy_and_resolve_references()

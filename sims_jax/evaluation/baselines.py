@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
+from sims_jax.checkpoints import digest_params
 from sims_jax.config import load_config
 from sims_jax.evaluation.kept import train_once
 from sims_jax.model import Model
@@ -29,10 +30,12 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     kept = config.to_dict()
     config.stages = STAGES
     settings = read_settings(config)
-    task = Run(config, workdir).task("synthesis", settings)
+    run = Run(config, workdir)
+    coarse = run.read_coarse(model.labels)
+    task = run.task("synthesis", settings, coarse)
     always = dataclasses.replace(settings.simulation, empty_share=1.0)
     task = dataclasses.replace(task, simulation=always, name="crn")
-    learned_from = [kept, task.store.digest]
+    learned_from = [kept, task.store.digest, *([] if coarse is None else [digest_params(coarse)])]
     found = train_once(task, settings.train["synthesis"], folder, learned_from, config.seed)
     params = model.params
     where = jax.tree.leaves(params.synthesis)[0].sharding  # as the other networks' are

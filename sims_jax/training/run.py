@@ -28,7 +28,7 @@ from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
+from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished, saved_steps
 from sims_jax.config import save_config, write_json
 from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
@@ -74,8 +74,9 @@ class Run:
         make_networks(self.config, labels=None)
         dataset = None if self._is_done("bank") else self._open_dataset()
         check_batches(settings, self.config.stages, jax.device_count())
-        if "synthesis" in self.config.stages and not self._is_done("synthesis"):
-            coarse = self._read_coarse((dataset or self._store().spec).labels)
+        begun = self._is_done("synthesis") or saved_steps(self._folder("synthesis"))
+        if "synthesis" in self.config.stages and not begun:
+            coarse = self.read_coarse((dataset or self._store().spec).labels)
         else:
             coarse = None
         save_config(self.config, self.workdir)
@@ -139,9 +140,7 @@ class Run:
     def _train(
         self, stage: str, settings: Settings, writer: MetricsWriter, coarse: Any | None
     ) -> dict[str, Any]:
-        task, config = self.task(stage, settings), settings.train[stage]
-        if stage == "synthesis":
-            task = dataclasses.replace(task, coarse=coarse)
+        task, config = self.task(stage, settings, coarse), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
         print(f"{stage}: scoring", flush=True)
         task = dataclasses.replace(task, dtype=np.float32)  # as `load` computes
@@ -151,8 +150,12 @@ class Run:
         writer.write_sheet(stage, config.steps, task.sheet(params))
         return {"scores": scores, "sha256": digest_params(params)}
 
-    def task(self, stage: str, settings: Settings) -> Task:
-        """What the loop needs to know of a stage, once the stages before it are finished."""
+    def task(self, stage: str, settings: Settings, coarse: Any | None) -> Task:
+        """What the loop needs to know of a stage, once the stages before it are finished.
+
+        Args:
+          coarse: what `read_coarse` gives, for f to begin with; None goes on from a checkpoint.
+        """
         store, heldout = self._store(), self._heldout()
 
         def prepare() -> tuple[Features, DonorTable, DonorTable]:
@@ -165,9 +168,10 @@ class Run:
             )
             return self._features(store), donors, heldout_donors
 
-        return make_task(stage, self.config, settings, store, heldout, prepare)
+        task = make_task(stage, self.config, settings, store, heldout, prepare)
+        return dataclasses.replace(task, coarse=coarse) if stage == "synthesis" else task
 
-    def _read_coarse(self, labels: LabelSpace) -> Any | None:
+    def read_coarse(self, labels: LabelSpace) -> Any | None:
         """Parameters of the smaller network that this run's synthesis network begins with."""
         workdir = self.config.synthesis.get("init_from", "")
         config = make_networks(self.config, labels).synthesis
