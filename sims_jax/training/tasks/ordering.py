@@ -37,7 +37,7 @@ class OrderingTask:
 
     @classmethod
     def create(
-        cls, config: OrderingConfig, store: Store, heldout: Store, dtype: DTypeLike
+        cls, config: OrderingConfig, store: Store, heldout: Store, dtype: DTypeLike = jnp.float32
     ) -> "OrderingTask":
         pairs, heldout_pairs = find_pairs(store), find_pairs(heldout)
         labels = store.spec.labels
