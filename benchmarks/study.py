@@ -118,7 +118,12 @@ def main() -> None:
         folder = pathlib.Path(workdir.value)
         path = pathlib.Path(json_file.value) if json_file.value else folder / "study.json"
         study = Study(
-            config, folder, tuple(names.value), read_seeds(seeds.value), baselines.value, path
+            config,
+            folder,
+            tuple(dict.fromkeys(names.value)),
+            read_seeds(seeds.value),
+            baselines.value,
+            path,
         )
         print(to_markdown(study.run()))
         print(f"table: {path}, {path.with_suffix('.md')}")
