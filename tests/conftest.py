@@ -90,6 +90,16 @@ def load_config(name: str, *arguments: str):
     return module.get_config(*arguments)
 
 
+def write_config(config, folder: pathlib.Path) -> pathlib.Path:
+    """A file for `--config` of a process that a test starts."""
+    path = folder / "config.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_config():
     """The quickstart with everything small: what tests train and synthesize with."""
