@@ -102,8 +102,10 @@ def _train(config, workdir: pathlib.Path, processes: int) -> None:
 
 
 def _dry_run(config) -> None:
+    from sims_jax.processes import describe_devices
     from sims_jax.training.dry_run import dry_run
 
+    print(describe_devices(), flush=True)
     for cost in dry_run(config):
         print(cost, flush=True)
 

@@ -21,9 +21,9 @@ from jax._src import distributed  # the store and the barriers of jax.distribute
 from sims_jax.errors import InputError
 
 FARTHEST_AHEAD = 3  # steps: a process begins none before all have begun the one before the last
-LEAVE_S = 10.0  # that a process which fails waits for others to fail of the same
+LEAVE_S = 5.0  # that a process which fails waits for others to fail of the same
 _numbers = itertools.count()  # the same ones in all processes
-_wait_s = 0.0
+_wait_s = 3600.0  # where jax.distributed was begun without `join`
 
 
 def join(

@@ -80,10 +80,10 @@ class Run:
         """
         settings = read_settings(self.config)
         make_networks(self.config, labels=None)
+        devices = describe_devices()
         dataset = None
         if not self._is_done("bank"):
             dataset = first_before_others("the dataset", self._open_dataset)
-        devices = describe_devices()
         check_batches(settings, self.config.stages, jax.device_count())
         print(f"{devices}: {describe_shares(settings, jax.device_count())}", flush=True)
         if "synthesis" in self.config.stages and not self._is_done("synthesis"):
