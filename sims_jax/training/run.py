@@ -242,19 +242,20 @@ class Run:
         bank = read_description(self.workdir / "bank")  # which may have changed since it was built
         report["bank"] = {count: bank[count] for count in report["bank"]}
         report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
-        sheet, heldout = None, self._heldout()
+        params = None
         if not (self.workdir / SHEET_FILE).exists():
-            print("sheet: compiling", flush=True)
             params = {name: restore_finished(self._folder(name)) for name in STAGES[2:]}
-            sheet = heldout_sheet(assemble(self.config, self._store(), params), heldout)
-        first_alone("the report", lambda: self._write_report(report, sheet, heldout))
+        first_alone("the report", lambda: self._write_report(report, params))
         return report
 
-    def _write_report(
-        self, report: dict[str, Any], sheet: np.ndarray | None, heldout: Store
-    ) -> None:
-        if sheet is not None:
-            write_picture(self.workdir / SHEET_FILE, sheet)
+    def _write_report(self, report: dict[str, Any], params: dict[str, Any] | None) -> None:
+        """By one process alone, and so on its own devices. `params` if there is no sheet yet."""
+        heldout = self._heldout()
+        if params is not None:
+            print("sheet: compiling", flush=True)
+            here = jax.local_devices()
+            model = assemble(self.config, self._store(), params, devices=here)
+            write_picture(self.workdir / SHEET_FILE, heldout_sheet(model, heldout))
         layouts = self.workdir / "layouts"
         layouts.mkdir(exist_ok=True)
         for photo_id, layout in zip(heldout.ids, heldout.layout, strict=True):
