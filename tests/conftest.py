@@ -51,6 +51,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Longest first: the two workers then end together. What is not named comes after these.
 LONG_FILES = (
     "test_training.py",
+    "test_processes.py",
     "test_datasets.py",
     "test_pipeline.py",
     "test_match.py",
