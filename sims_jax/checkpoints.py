@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sims_jax.errors import InputError
+from sims_jax.processes import first_alone
 
 KEPT = 2  # checkpoints
 FILES_FILE = "files.json"  # of a checkpoint: the SHA-256 of each of its items' files
@@ -73,6 +74,7 @@ class Checkpoints:
         """Starts saving; returns before it is on disk. A step already saved is left alone."""
         if step == self.latest_step:
             return
+        state, ema = jax.tree.map(_of_all_processes, (state, ema))
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), ema=ocp.args.StandardSave(ema)
         )
@@ -90,14 +92,23 @@ class Checkpoints:
         Raises:
           InputError: all checkpoints are damaged.
         """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        step = first_alone(f"{self.folder}", lambda: self._choose_whole(steps))
+        if step is None:
+            return like
+        self._manager.reload()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items)["state"]
+
+    def _choose_whole(self, steps: list[int]) -> int | None:
+        """The first of `steps` that is whole; those before it are set aside."""
         damaged = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             damage = find_damage(self.folder / str(step))
             if damage is None:
                 self._set_aside(damaged, step)
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                return self._manager.restore(step, args=items)["state"]
+                return step
             damaged[step] = damage
         if damaged:
             step, damage = next(iter(damaged.items()))
@@ -105,7 +116,7 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} is damaged ({damage}), and none "
                 "before it is whole; delete the folder to train from the first step"
             )
-        return like
+        return None
 
     def _set_aside(self, damaged: dict[int, str], whole: int) -> None:
         for step, damage in damaged.items():
@@ -117,8 +128,6 @@ class Checkpoints:
                 flush=True,
             )
             (self.folder / str(step)).rename(aside)
-        if damaged:
-            self._manager.reload()
 
     def restore_ema(self):
         """The latest averaged parameters, on one device whatever they were saved on."""
@@ -147,6 +156,13 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint could not be saved ({_first_line(error)}); {left}: "
                 "make room on the disk, and the same command goes on from there"
             ) from error
+
+
+def _of_all_processes(array: jax.Array) -> jax.Array:
+    """One array of all processes, where each has the same on devices of its own, as of `pmap`."""
+    if jax.process_count() == 1 or not array.is_fully_addressable:
+        return array
+    return ocp.utils.fully_replicated_host_local_array_to_global_array(array)
 
 
 def find_damage(checkpoint: pathlib.Path) -> str | None:
