@@ -49,6 +49,7 @@ def small() -> ConfigDict:
         dict(
             seed=0,
             stages=STAGES,
+            distributed=False,
             data=dict(name="camvid", root="", holdout_videos=()),
             bank=dict(
                 image_size=(120, 160),

@@ -70,6 +70,7 @@ def at_256() -> ConfigDict:
         dict(
             seed=0,
             stages=STAGES,
+            distributed=False,
             # `train_extra` is for cityscapes, `subset` for ade20k: the paper uses outdoor photos.
             data=dict(name="cityscapes", root="", train_extra=False, subset=""),
             bank=dict(

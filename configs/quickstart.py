@@ -41,6 +41,7 @@ def get_config(folder: str = "") -> ConfigDict:
         dict(
             seed=0,
             stages=STAGES,
+            distributed=False,
             data=own_photos if folder else scenes,
             bank=dict(
                 image_size=(96, 128),

@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sims_jax.errors import InputError
+from sims_jax.processes import first_alone
 
 KEPT = 2  # checkpoints
 FILES_FILE = "files.json"  # of a checkpoint: the SHA-256 of each of its items' files
@@ -80,6 +81,7 @@ class Checkpoints:
         """Starts saving; returns before it is on disk. A step already saved is left alone."""
         if step == self.latest_step:
             return
+        state, ema = jax.tree.map(_of_all_processes, (state, ema))
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), ema=ocp.args.StandardSave(ema)
         )
@@ -99,8 +101,19 @@ class Checkpoints:
         Raises:
           InputError: all checkpoints are damaged.
         """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        step = first_alone(f"{self.folder}", lambda: self._choose_whole(steps))
+        if step is None:
+            return like
+        self._manager.reload()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items)["state"]
+
+    def _choose_whole(self, steps: list[int]) -> int | None:
+        """The first of `steps` that is whole; those before it are set aside."""
         damaged = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             damage = find_damage(self.folder / str(step))
             if damage is None:
                 self._set_aside(damaged, step)
@@ -109,9 +122,7 @@ class Checkpoints:
                         f"{self.folder}: the checkpoint of step {step} is of an older version, "
                         f"without {FILES_FILE}, and cannot be verified; training goes on from it"
                     )
-                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-                items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                return self._manager.restore(step, args=items)["state"]
+                return step
             damaged[step] = damage
         if damaged:
             step, damage = next(iter(damaged.items()))
@@ -119,7 +130,7 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} is damaged ({damage}), and none "
                 "before it is whole; delete the folder to train from the first step"
             )
-        return like
+        return None
 
     def _set_aside(self, damaged: dict[int, str], whole: int) -> None:
         for step, damage in damaged.items():
@@ -131,8 +142,6 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} is damaged ({damage}); it is now "
                 f"{aside.name}, and training goes on from step {whole}"
             )
-        if damaged:
-            self._manager.reload()
 
     def restore_ema(self):
         """The latest averaged parameters, on one device whatever they were saved on."""
@@ -209,6 +218,13 @@ def quiet_orbax() -> Iterator[None]:
 def saved_steps(folder: pathlib.Path) -> list[int]:
     """Of the complete checkpoints in a stage's folder, damaged or not; none if it is not there."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def _of_all_processes(array: jax.Array) -> jax.Array:
+    """One array of all processes, where each has the same on devices of its own, as of `pmap`."""
+    if jax.process_count() == 1 or not array.is_fully_addressable:
+        return array
+    return ocp.utils.fully_replicated_host_local_array_to_global_array(array)
 
 
 def find_damage(checkpoint: pathlib.Path) -> str | None:

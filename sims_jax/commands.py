@@ -24,15 +24,46 @@ def train_command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
     processes = flags.DEFINE_integer("processes", 1, "That build the bank.", lower_bound=1)
     dry_run = flags.DEFINE_bool("dry_run", False, "Compiles every network and tells what it takes.")
+    join_processes = define_processes()
     flags.mark_flag_as_required("workdir")
 
     def train(config) -> None:
+        join_processes(config)
         if dry_run.value:
             _dry_run(config)
         else:
             _train(config, pathlib.Path(workdir.value), processes.value)
 
     run_with_config(train)
+
+
+def define_processes() -> Callable:
+    """The flags of a job of several processes, and what joins them where the config says so."""
+    from absl import flags
+
+    where = {
+        "coordinator": flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0."),
+        "count": flags.DEFINE_integer("num_processes", None, "Of the job.", lower_bound=1),
+        "index": flags.DEFINE_integer("process_id", None, "Of this process.", lower_bound=0),
+    }
+    wait_s = flags.DEFINE_float("wait_s", 3600.0, "Until a process waited for is missing.")
+    lost_s = flags.DEFINE_float("lost_s", 100.0, "Until a process not heard of is lost.")
+
+    def join_processes(config) -> None:
+        from sims_jax import processes
+
+        given = {name: flag.value for name, flag in where.items()}
+        found = [flag.name for flag in where.values() if flag.value is not None]
+        if not config.get("distributed", False):
+            if found:
+                raise InputError(
+                    f"--{found[0]}: found without --config.distributed=True, expected both; "
+                    "add that, or leave this out"
+                )
+        else:
+            processes.join(**given, wait_s=wait_s.value, lost_s=lost_s.value)
+
+    return join_processes
 
 
 def run_with_config(do: Callable) -> None:
@@ -70,8 +101,10 @@ def _train(config, workdir: pathlib.Path, processes: int) -> None:
 
 
 def _dry_run(config) -> None:
+    from sims_jax.processes import describe_devices
     from sims_jax.training.dry_run import dry_run
 
+    print(describe_devices(), flush=True)
     for cost in dry_run(config):
         print(cost, flush=True)
 
@@ -120,7 +153,7 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         do()
         sys.stdout.flush()
     except InputError as error:
-        _fail(str(error))
+        _fail_with_others(str(error))
     except Terminated as stop:
         print(f"{stop}; the same command goes on from there", file=sys.stderr)
         sys.exit(SIGTERM_STATUS)
@@ -130,7 +163,19 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = " ".join(str(error.strerror or error).split())
-        _fail(f"{where}{reason}; check the path, its permissions and the space on its disk")
+        _fail_with_others(
+            f"{where}{reason}; check the path, its permissions and the space on its disk"
+        )
+
+
+def _fail_with_others(message: str) -> None:
+    """Of several processes each says what it failed of."""
+    if "jax" not in sys.modules:  # most commands fail before they need it
+        _fail(message)
+    from sims_jax import processes
+
+    print(f"error: {processes.name()}{message}", file=sys.stderr, flush=True)
+    processes.leave(INPUT_ERROR_STATUS)
 
 
 def _fail(message: str) -> None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from sims_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
+OF_NOW = ("stages", "distributed")  # keys that a workdir does not keep
 T = TypeVar("T")
 
 
@@ -105,9 +106,9 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 
 def _comparable(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON has it, without `stages`, which say what to do now and not what is."""
+    """The config as JSON has it, without what says what to do now, and where, and not what is."""
     values = json.loads(config.to_json())
-    return {name: value for name, value in values.items() if name != "stages"}
+    return {name: value for name, value in values.items() if name not in OF_NOW}
 
 
 def _first_difference(kept: Any, given: Any, where: str = "config") -> str:

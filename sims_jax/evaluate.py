@@ -34,6 +34,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="photos of the coarse layouts, beside those of their nearest labels and of the fine",
     )
+    add(
+        "--inception",
+        type=pathlib.Path,
+        help="Inception-v3's FID weights (pytorch-fid's, as .safetensors): the standard FID, too",
+    )
     add("--json", type=pathlib.Path, help="default: WORKDIR/evaluate/NAME.json")
     return parser
 

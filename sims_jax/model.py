@@ -8,7 +8,7 @@ import dataclasses
 import operator
 import os
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -223,17 +223,25 @@ def load(workdir: str | os.PathLike, *, photos: str | None = None, rows: str = "
     return assemble(config, open_bank(workdir / "bank", images=images), params, rows=rows)
 
 
-def assemble(config: ConfigDict, store: Store, params: dict, *, rows: str = "device") -> Model:
+def assemble(
+    config: ConfigDict,
+    store: Store,
+    params: dict,
+    *,
+    rows: str = "device",
+    devices: Sequence[jax.Device] | None = None,
+) -> Model:
     """A model of its parts: the networks' parameters by name, and an opened bank.
 
-    Where the store's images are, there the model's photos are; `rows` as in `load`.
+    Where the store's images are, there the model's photos are; `rows` as in `load`. `devices` of a
+    bank that is on them, default all.
     """
     if rows == "stream":
         bank = DiskBank(open_blocks(store), store)
     elif isinstance(store.photo, OnDisk):
-        bank = DiskBank(rows_to_device(store), store)
+        bank = DiskBank(rows_to_device(store, devices), store)
     else:
-        bank = to_device(store)
+        bank = to_device(store, devices)
     params = pipeline.Params(**params, networks=make_networks(config, store.spec.labels))
     if bank.rows.mesh is not None:
         everywhere = jax.sharding.NamedSharding(bank.rows.mesh, jax.sharding.PartitionSpec())

@@ -61,6 +61,7 @@ class PipelineConfig:
     Args:
       candidates: K, rows retrieved for each segment.
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
+        0: it is not asked, and the prior orders all.
       chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
     """
 
@@ -273,7 +274,8 @@ def _place_segments(
     affine, rgb, mask = _map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
     mask &= found[:, None, None]
     key = prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
-    if adherence == "layout":  # clipped to their components, segments never overlap
+    # Clipped to their components, segments never overlap.
+    if adherence == "layout" or not networks.pipeline.max_pairs:
         rank = rank_by_prior(key)
     else:
         rank = _rank_by_network(params, segments, mask, layout, key)

@@ -51,6 +51,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Longest first: the two workers then end together. What is not named comes after these.
 LONG_FILES = (
     "test_training.py",
+    "test_processes.py",
     "test_datasets.py",
     "test_pipeline.py",
     "test_match.py",
@@ -88,6 +89,16 @@ def load_config(name: str, *arguments: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(*arguments)
+
+
+def write_config(config, folder: pathlib.Path) -> pathlib.Path:
+    """A file for `--config` of a process that a test starts."""
+    path = folder / "config.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return path
 
 
 @pytest.fixture(scope="session")

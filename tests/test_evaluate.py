@@ -170,6 +170,22 @@ def test_photos_of_others_are_judged(workdir, tiny_stores):
         run(workdir, f"--photos={folder}")
 
 
+def test_the_standard_distance_is_told_where_its_network_is_given(
+    workdir, tiny_model, monkeypatch, capsys
+):
+    def look(self, photos):  # the network itself: test_inception.py
+        return photos.mean(axis=(1, 2))
+
+    monkeypatch.setattr("sims_jax.load", lambda _: tiny_model)
+    monkeypatch.setattr(report.InceptionFeatures, "look", look)
+    monkeypatch.setattr("sims_jax.evaluation.fid.load_inception", lambda path: ({}, path.name))
+    found = run(workdir, "--inception=weights")
+    assert found["protocol"]["inception_sha256"] == "weights"
+    assert found["scores"]["real"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["scores"]["photos"]["fid"]["value"] > 1
+    assert "standard Fréchet inception distance" in capsys.readouterr().out
+
+
 def test_flags_that_do_not_go_together_are_refused(workdir):
     apart = ["--photos=x", "--baselines"], ["--photos=x", "--coarse"], ["--coarse", "--baselines"]
     for flags in (["--layouts=x"], ["--layouts=x", "--real=y"], *apart):

@@ -60,20 +60,20 @@ def test_description_equals_twin():
                 assert outline[CONTEXT : CONTEXT + 4].tolist() == box
 
 
-def test_sketches_count_every_labelled_cell_and_bound_what_contexts_share():
+def test_parts_count_every_labelled_cell_and_bound_what_contexts_share():
     spec = toy_spec(size=(24, 32), grid=(12, 16))
     layouts = blocky_layouts(4, 4, spec.image_size)
     component = jitted_split(layouts, spec=spec).component
     found = jax.device_get(describe(component, layouts, spec=spec))
-    sketch = found.context_parts.astype(int)
-    assert sketch.shape[-1] == CONTEXT_BANDS * 6
-    np.testing.assert_array_equal(sketch.sum(axis=-1), found.outline[..., LABELLED])
+    counts = found.context_parts.astype(int)
+    assert counts.shape[-1] == CONTEXT_BANDS * 6
+    np.testing.assert_array_equal(counts.sum(axis=-1), found.outline[..., LABELLED])
     contexts = unpack(found.context, spec.grid)
     labels = np.stack([nearest(layout, spec.grid) for layout in layouts])
     for a, b in [(0, 1), (2, 3), (0, 0)]:
         equal = labels[a] == labels[b]
         shared = (contexts[a][:, None] & contexts[b][None] & equal).sum(axis=(-2, -1))
-        bound = np.minimum(sketch[a][:, None], sketch[b][None]).sum(axis=-1)
+        bound = np.minimum(counts[a][:, None], counts[b][None]).sum(axis=-1)
         assert (bound >= shared).all()
     parts, masks = found.mask_parts.astype(int), unpack(found.mask, spec.grid)
     assert parts.shape[-1] == MASK_BANDS * 2

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "sims_jax"
 LAYERS = (
-    ("errors", "labels", "types", "rng", "images", "progress", "programs", "config"),
+    ("errors", "labels", "types", "rng", "images", "progress", "programs", "processes", "config"),
     ("ops",),
     ("data",),
     ("bank",),

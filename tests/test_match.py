@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from test_segments import LABELS, blocky_layouts, jitted_split, toy_spec, twin_split
 
-from sims_jax.bank import search
+from sims_jax.bank import compare, search
 from sims_jax.bank.blocks import match_streamed, open_blocks
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.grid import CONTEXT_FRAC
@@ -226,11 +226,36 @@ def test_many_rounds_equal_one(crowd, monkeypatch):
     for name in ("_TILES_A_ROUND", "_MASKS_A_ROUND", "_CONTEXTS_A_ROUND", "_WON_A_ROUND"):
         monkeypatch.setattr(search, name, 1)
     monkeypatch.setattr(search, "_GROUP", 5)
-    for name in ("_TILES_A_PIECE", "_PAIRS_A_PIECE", "_COUNTS"):
+    for name in ("_QUERIES_A_PIECE", "_TILES_A_PIECE", "_PAIRS_A_PIECE"):
         monkeypatch.setattr(search, name, 3)
+    monkeypatch.setattr(compare, "_COUNTS", 3)
     rows = bank_of(photos, spec).rows
     rounds = jax.jit(lambda rows, queries: match(rows, queries, candidates=7))
     assert_equals_twin(rows, rounds(rows, queries), twin)
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_first_floor_rules_rows_out(crowd, monkeypatch, devices):
+    """Few tiles looked at first, photos excluded, on shares without some classes, too."""
+    spec, photos, queries, _ = crowd
+    monkeypatch.setattr(search, "_FIRST_TILE_OF", 2)
+    monkeypatch.setattr(search, "_FIRST_TILES", (1, 2))
+    floors = []
+    first_floor = search._first_floor
+
+    def keep(*arguments):
+        floor = first_floor(*arguments)
+        jax.debug.callback(lambda value: floors.append(np.asarray(value)), floor)
+        return floor
+
+    monkeypatch.setattr(search, "_first_floor", keep)
+    exclude = np.zeros((2, 120), bool)
+    exclude[0, 60:] = exclude[1, ::2] = True
+    rows = bank_of(photos, spec, jax.devices()[:devices]).rows
+    found = jax.jit(lambda *x: match(*x[:2], candidates=2, exclude=x[2]))(rows, queries, exclude)
+    jax.block_until_ready(found)
+    assert_equals_twin(rows, found, twin_match(photos, queries, spec, 2, exclude))
+    assert max(floor.max() for floor in floors) > 0
 
 
 def test_devices_exchange_candidates_and_winners_alone(toy):
@@ -307,7 +332,7 @@ def test_more_devices_than_photos(toy):
 
 
 def test_many_classes_share_counts(crowd):
-    """With more classes than a sketch counts, answers are the twin's all the same."""
+    """With more classes than are counted apart, answers are the twin's all the same."""
     names = tuple(f"class {index}" for index in range(19))
     palette = tuple((index, 0, 0) for index in range(19))
     spec = dataclasses.replace(crowd[0], labels=LabelSpace("many", names, palette))

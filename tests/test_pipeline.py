@@ -136,6 +136,19 @@ def test_turned_answers_change_the_photo_in_segment_mode_only(tiny_model, layout
         assert (not np.array_equal(*photos)) == changes, adherence
 
 
+def test_without_questions_the_prior_orders_all(found):
+    params, *inputs = found
+    networks = params.networks
+    none = dataclasses.replace(networks.pipeline, max_pairs=0)
+    silent = params.replace(networks=dataclasses.replace(networks, pipeline=none))
+    render = jax.jit(pipeline.render, static_argnames="adherence")
+    rank, prior = (
+        render(silent, *inputs, adherence=adherence).rank for adherence in ("segment", "layout")
+    )
+    np.testing.assert_array_equal(rank, prior)
+    assert (render(params, *inputs, adherence="segment").rank != prior).any()
+
+
 def test_layout_mode_keeps_the_layout(tiny_model, layouts):
     kept = tiny_model.synthesize(layouts[0], adherence="layout")
     np.testing.assert_array_equal(kept.layout, layouts[0])

@@ -13,7 +13,10 @@ from sims_jax.synthesize_command import synthesize_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CHECK_FLAGS = ("json", "sheet", "follow_links")
+MODULE_FLAGS = {  # of those that read a config, besides it
+    "sims_jax.data.check": ("json", "sheet", "follow_links"),
+    "benchmarks.study": ("workdir", "variants", "seeds", "baselines", "json"),
+}
 COMMANDS = [
     line
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -33,16 +36,16 @@ def test_command(command):
     if words[:3] == ["python", "-m", "sims_jax.evaluate"]:
         assert evaluate_parser().parse_args(words[3:]).workdir
         return
-    checks = words[:3] == ["python", "-m", "sims_jax.data.check"]
-    assert words[0] == "python" and (checks or (ROOT / words[1]).exists())
+    module = MODULE_FLAGS.get(words[2]) if words[1] == "-m" else None
+    assert words[0] == "python" and (module or (ROOT / words[1]).exists())
     flags = dict(
-        word.removeprefix("--").partition("=")[::2] for word in words[3 if checks else 2 :]
+        word.removeprefix("--").partition("=")[::2] for word in words[3 if module else 2 :]
     )
-    if checks or words[1] == "train.py":
+    if module or words[1] == "train.py":
         path, _, argument = flags.pop("config").partition(":")
         config = load_config(pathlib.Path(path).stem, *([argument] if argument else []))
-        if checks:
-            flags = {name: value for name, value in flags.items() if name not in CHECK_FLAGS}
+        if module:
+            flags = {name: value for name, value in flags.items() if name not in module}
         else:
             assert flags.pop("workdir")
         for key in flags:

@@ -23,6 +23,14 @@ def test_frechet_distance_is_that_of_the_matrix_root(rng):
     assert scores.frechet_distance(gaussians[0], gaussians[0]) == pytest.approx(0, abs=1e-9)
 
 
+def test_frechet_distance_of_few_is_that_of_their_gaussians(rng):
+    a, b = rng.normal(size=(9, 30)), 2.0 * rng.normal(size=(12, 30)) + 0.3
+    gaussians = [(x.mean(axis=0), np.cov(x.T)) for x in (a, b)]
+    expected = scores.frechet_distance(*gaussians)
+    assert scores.frechet_distance_of_few(a, b) == pytest.approx(expected, rel=1e-6)
+    assert scores.frechet_distance_of_few(a, a) == pytest.approx(0, abs=1e-9)
+
+
 def test_moments_of_a_choice_are_those_of_its_vectors(rng):
     features = rng.normal(size=(7, 5, 3))
     chosen = np.array([0, 3, 3, 6])  # one twice, as a bootstrap draws

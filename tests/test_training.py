@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import write_config
 from jax.experimental.compilation_cache import compilation_cache
 from toy import Toy, toy_config
 
@@ -264,11 +265,7 @@ def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_con
 
     On the same devices, so that everything is equal to the last bit.
     """
-    workdir, config = tmp_path / "killed", tmp_path / "config.py"
-    config.write_text(
-        "import json\nfrom ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict(json.loads({tiny_config.to_json()!r}))\n"
-    )
+    workdir, config = tmp_path / "killed", write_config(tiny_config, tmp_path)
     command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
     # A copy: a process that is killed may leave half a program behind.
     kept = shutil.copytree(programs, tmp_path / "programs")

@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from sims_jax.bank.description import (
     BANK_FILE,
@@ -49,6 +48,7 @@ from sims_jax.bank.photo import describe_photo, prepare_example
 from sims_jax.bank.segments import split_layout
 from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
+from sims_jax.processes import wait_for_all
 from sims_jax.progress import progress
 from sims_jax.types import BankSpec
 
@@ -153,8 +153,7 @@ def build_bank_together(
                 f"{folder}: found that one of {processes} processes was killed, expected memory "
                 "for all; give the same command again, with fewer: it continues"
             ) from error
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"the bank {folder}")
+    wait_for_all(f"the bank {folder}")
     return pathlib.Path(folder)
 
 

@@ -18,6 +18,7 @@ from sims_jax.bank.match import search
 from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import Store
 from sims_jax.errors import InputError
+from sims_jax.processes import is_first
 from sims_jax.progress import progress
 from sims_jax.types import Bank
 
@@ -98,7 +99,7 @@ def _search(
     run = jax.jit(search, static_argnames="candidates")
     found = np.full((queries.row_photo.size, candidates), -1, np.int32)
     limit = queries.spec.max_segments
-    with progress("donors: photos", len(queries.ids)) as bar:
+    with progress("donors: photos", len(queries.ids), shown=is_first()) as bar:
         for start in range(0, len(queries.ids), BATCH):
             # The last batch is filled up, so that one program serves all.
             some = np.arange(start, start + BATCH).clip(max=len(queries.ids) - 1)

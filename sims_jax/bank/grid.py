@@ -129,14 +129,14 @@ def _count_in_bands(
 
 def box_bits(box_yx: Int[Array, "N 4"], grid: tuple[int, int]) -> UInt32[Array, "N words"]:
     """The cells inside boxes."""
-    lanes = [box_lanes(box_yx, index, grid) for index in range(num_lanes(grid))]
-    return jnp.concatenate(lanes, axis=-1)
+    groups = [box_group(box_yx, index, grid) for index in range(num_groups(grid))]
+    return jnp.concatenate(groups, axis=-1)
 
 
-def box_lanes(
+def box_group(
     box_yx: Int[Array, "N 4"], index: int, grid: tuple[int, int]
 ) -> UInt32[Array, "N LANES"]:
-    """Of the cells inside boxes LANES words, of those words number `index`."""
+    """Words index · LANES to (index + 1) · LANES of `box_bits`."""
     y0, x0, y1, x1 = (box_yx[:, i, None] for i in range(4))
     words = _words_a_row(grid)
     y, column = np.divmod(np.arange(index * LANES, (index + 1) * LANES, dtype=np.int32), words)
@@ -148,8 +148,8 @@ def box_lanes(
     return jnp.where((y >= y0) & (y < y1), before(x1) & ~before(x0), jnp.uint32(0))
 
 
-def num_lanes(grid: tuple[int, int]) -> int:
-    """How many times LANES words a bit map has."""
+def num_groups(grid: tuple[int, int]) -> int:
+    """Of LANES words in a bit map."""
     return -(-grid[0] * _words_a_row(grid) // LANES)
 
 
@@ -169,9 +169,9 @@ def _equal_bits(values: Int[Array, "h w"], count: int) -> UInt32[Array, "count w
     values = jnp.pad(values, ((0, 0), (0, missing)), constant_values=-1).reshape(-1, WORD_BITS)
     values = jnp.pad(values, ((0, -len(values) % LANES), (0, 0)), constant_values=-1)
     # One bit of all words after the other, read from maps that have it side by side.
-    lanes = jax.lax.optimization_barrier(values.T)
+    bits = jax.lax.optimization_barrier(values.T)
     number = jnp.arange(count, dtype=values.dtype)[:, None]
     words = jnp.zeros((count, len(values)), jnp.uint32)
     for bit in range(WORD_BITS):
-        words |= (lanes[bit] == number).astype(jnp.uint32) << jnp.uint32(bit)
+        words |= (bits[bit] == number).astype(jnp.uint32) << jnp.uint32(bit)
     return words

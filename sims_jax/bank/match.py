@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int, Integer, UInt8, UInt32
 
+from sims_jax.bank.compare import Query
 from sims_jax.bank.grid import describe_segments
-from sims_jax.bank.search import Best, Query, best_of, search_share
+from sims_jax.bank.search import Best, best_of, search_share
 from sims_jax.bank.segments import split_layout
 from sims_jax.types import BANK_AXIS, BankSpec, Matches, Rows
 

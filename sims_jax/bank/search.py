@@ -1,5 +1,7 @@
 """The search for the best rows of one device: exact, and it looks at little.
 
+Q segments are searched for, K rows each; the other letters are those of `sims_jax.types`.
+
 All segments of a batch go through it together. Rows are kept in tiles that lie alike in the
 frame. Areas and boxes bound the score of all rows of a tile from above; counts of cells by part of
 the frame bound that of each row more closely. In the tiles with the highest bounds the most
@@ -9,16 +11,14 @@ to the next.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, box_lanes
-from sims_jax.bank.score import bound_ratio, score_pairs
-from sims_jax.ops.bits import LANES, count_bits_of
+from sims_jax.bank.compare import Query, bound_rows, bound_tiles, compare_masks, score_rows
 from sims_jax.types import TILE, Rows
 
 # What is looked at first, a segment: one tile of so many there may be, but so many at least and at
@@ -30,21 +30,6 @@ _GROUP = 256
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 192, 96, 32
 # Queries, tiles and pairs looked at in one go: what is made of them fits a core's cache.
 _QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 512, 2048
-# Counts that are compared in one go.
-_COUNTS = 44
-
-
-@struct.dataclass
-class Query:
-    """A segment that is searched for; letters as in `sims_jax.bank.grid`."""
-
-    class_id: Int[Array, "*Q"]  # -1 for none
-    layout: Int[Array, "*Q"]  # its index in the batch
-    outline: Int[Array, "*Q 10"]
-    mask_parts: UInt8[Array, "*Q parts"] | UInt16[Array, "*Q parts"]
-    context_parts: UInt8[Array, "*Q counts"] | UInt16[Array, "*Q counts"]
-    mask: UInt32[Array, "*Q words"]
-    context: UInt32[Array, "*Q words"]
 
 
 @struct.dataclass
@@ -98,32 +83,32 @@ def _search_group(
     count = queries.class_id.size
     all_queries = jnp.arange(count, dtype=jnp.int32)
     valid = jnp.sum(queries.class_id >= 0, dtype=jnp.int32)  # these come first
-    bound_tiles = functools.partial(_bound_tiles, rows, queries)
-    first, bounds = _in_pieces(bound_tiles, _QUERIES_A_PIECE, valid, all_queries)
+    tiles_of = functools.partial(bound_tiles, rows, queries)
+    first, bounds = _in_pieces(tiles_of, _QUERIES_A_PIECE, valid, all_queries)
     bounds = jnp.where((all_queries < valid)[:, None], bounds, -1.0)
-    bound_rows = functools.partial(_bound_rows, rows, queries)
-    compare = functools.partial(_compare_masks, rows, queries)
-    score = functools.partial(_score_rows, rows, queries, labels, exclude)
-    floor = _first_floor(rows, first, bounds, bound_rows, compare, score, candidates)
+    bound = functools.partial(bound_rows, rows, queries)
+    compare = functools.partial(compare_masks, rows, queries)
+    score = functools.partial(score_rows, rows, queries, labels, exclude)
+    floor = _first_floor(rows, first, bounds, bound, compare, score, candidates)
 
     # First the rows that score at least 1; then, where these are fewer than K, those that score 0.
     def look(zeros: Array, best: Best) -> Best:
         least = jnp.where(zeros > 0, 0.0, jnp.maximum(floor, 1.0))
 
-        def reaches(query: Array, bound: Array, best: Best) -> Array:
+        def reaches(query: Array, most: Array, best: Best) -> Array:
             # A row equal to the last of K may still win by its number.
-            return bound >= jnp.maximum(least, best.score[:, -1].astype(jnp.float32))[query]
+            return most >= jnp.maximum(least, best.score[:, -1].astype(jnp.float32))[query]
 
         def look_at_tiles(chosen: Array, there: Array, best: Best) -> Best:
             query, tile = jnp.divmod(chosen, rows.class_tiles)
             tile += first[query]
-            bound, around = _in_pieces(bound_rows, _TILES_A_PIECE, there.sum(), query, tile)
-            keep = there[:, None] & reaches(query[:, None], bound, best)
+            most, around = _in_pieces(bound, _TILES_A_PIECE, there.sum(), query, tile)
+            keep = there[:, None] & reaches(query[:, None], most, best)
 
             def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
                 asked, slot = query[chosen // TILE], tile[chosen // TILE] * TILE + chosen % TILE
                 pairs = asked, slot, around.reshape(-1)[chosen]
-                common, bound = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), *pairs)
+                common, most = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), *pairs)
 
                 def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
                     pairs = asked[chosen], slot[chosen], common[chosen]
@@ -131,7 +116,7 @@ def _search_group(
                     usable = (row >= 0) & ((value == 0) == (zeros > 0))
                     return _take(best, jnp.where(there, pairs[0], count), value, row, usable)
 
-                keep = there & reaches(asked, bound, best)
+                keep = there & reaches(asked, most, best)
                 return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
 
             return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
@@ -147,7 +132,7 @@ def _first_floor(
     rows: Rows,
     first: Int[Array, "Q"],
     bounds: Float[Array, "Q class_tiles"],
-    bound_rows: Callable[..., tuple[Array, Array]],
+    bound: Callable[..., tuple[Array, Array]],
     compare: Callable[..., tuple[Array, Array]],
     score: Callable[..., tuple[Array, Array]],
     candidates: int,
@@ -157,178 +142,33 @@ def _first_floor(
     tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
     tiles = max(tiles, -(-candidates // TILE))
     promising = max(_FIRST_ROWS_A_TILE * tiles, candidates)
-    if tiles > rows.class_tiles:  # so many candidates are about all rows
+    if tiles > rows.class_tiles:  # they are about all rows
         return jnp.zeros(count, jnp.float32)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
     # Queries without a class come last. Where others have no tile, some floors are only lower.
     valid = jnp.sum(bounds.max(axis=1) >= 0, dtype=jnp.int32)
 
-    bound, tile = jax.lax.top_k(bounds, tiles)
+    tile_bound, tile = jax.lax.top_k(bounds, tiles)
     tile = tile.astype(jnp.int32) + first[:, None]
     asked = jnp.broadcast_to(query, tile.shape).reshape(-1)
-    inside, around = _in_pieces(bound_rows, _TILES_A_PIECE, valid * tiles, asked, tile.reshape(-1))
-    inside = jnp.where(bound[..., None] >= 0, inside.reshape(*bound.shape, TILE), -1.0)
+    inside, around = _in_pieces(bound, _TILES_A_PIECE, valid * tiles, asked, tile.reshape(-1))
+    inside = jnp.where(tile_bound[..., None] >= 0, inside.reshape(*tile.shape, TILE), -1.0)
 
-    bound, place = jax.lax.top_k(inside.reshape(count, -1), promising)
+    row_bound, place = jax.lax.top_k(inside.reshape(count, -1), promising)
     slot = jnp.take_along_axis(tile, place // TILE, axis=1) * TILE + place % TILE
     asked = jnp.broadcast_to(query, slot.shape).reshape(-1)
     around = jnp.take_along_axis(around.reshape(count, -1), place, axis=1).reshape(-1)
     slot = slot.reshape(-1)
     common, _ = _in_pieces(compare, _PAIRS_A_PIECE, valid * promising, asked, slot, around)
     value, row = _in_pieces(score, _PAIRS_A_PIECE, valid * promising, asked, slot, common)
-    usable = (bound >= 0) & (row >= 0).reshape(bound.shape)
-    value = jnp.where(usable, value.reshape(bound.shape).astype(jnp.float32), 0.0)
+    usable = (row_bound >= 0) & (row >= 0).reshape(row_bound.shape)
+    value = jnp.where(usable, value.reshape(row_bound.shape).astype(jnp.float32), 0.0)
     return jax.lax.top_k(value, candidates)[0][:, -1]
 
 
 def nothing(count: int, candidates: int) -> Best:
     shape = (count, candidates)
     return Best(jnp.zeros(shape, jnp.uint32), jnp.full(shape, -1, jnp.int32))
-
-
-def _bound_tiles(
-    rows: Rows, queries: Query, query: Int[Array, "n"]
-) -> tuple[Int[Array, "n"], Float[Array, "n class_tiles"]]:
-    """The first tile of queries' classes, and what each tile's rows score at most; -1 past them."""
-    ends, class_id = rows.first_tile[0], queries.class_id[query]
-    start = ends[jnp.where(class_id < 0, ends.size - 1, class_id)]
-    stop = ends[jnp.where(class_id < 0, ends.size - 1, class_id + 1)]
-    cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=rows.class_tiles, axis=1)
-    envelope = jax.vmap(cut, (None, 0))(rows.envelope, start)
-    outline = queries.outline[query]
-    bound = jnp.float32(0.0)
-    for kind, (size, box) in enumerate(((AREA, BOX), (LABELLED, CONTEXT))):
-        least, most, *hull = (envelope[:, 6 * kind + i] for i in range(6))
-        own = outline[:, size, None]
-        common = _overlap(hull, [outline[:, box + i, None] for i in range(4)])
-        common = jnp.minimum(common, own)
-        # Of all sizes between these, the one nearest to what is in common scores highest.
-        total = jnp.clip(common, least, most)
-        bound += _ratio(rows, jnp.minimum(common, total), total + own)
-    tile = start[:, None] + jnp.arange(rows.class_tiles, dtype=jnp.int32)
-    return start, jnp.where(tile < stop[:, None], bound, -1.0)
-
-
-def _overlap(a: Sequence[Array], b: Sequence[Array]) -> Array:
-    """Cells that two boxes have in common."""
-    (ay0, ax0, ay1, ax1), (by0, bx0, by1, bx1) = a, b
-    height = jnp.minimum(ay1, by1) - jnp.maximum(ay0, by0)
-    width = jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0)
-    return jnp.maximum(height, 0) * jnp.maximum(width, 0)
-
-
-def _ratio(rows: Rows, common: Array, total: Array) -> Float[Array, "..."]:
-    return bound_ratio(common.astype(jnp.float32), total.astype(jnp.float32), rows.spec.grid)
-
-
-def _common_outlines(a: Int[Array, "*B 10 n"], b: Int[Array, "*#B 10 #n"]) -> list[Array]:
-    """Cells that masks, and contexts, of such outlines have in common at most.
-
-    They are no more than either has, nor than the two boxes have in common.
-    """
-    a, b = (jnp.moveaxis(x, -2, 0) for x in (a, b))
-    return [
-        jnp.minimum(_overlap(a[box : box + 4], b[box : box + 4]), jnp.minimum(a[size], b[size]))
-        for size, box in ((AREA, BOX), (LABELLED, CONTEXT))
-    ]
-
-
-def _bound_rows(
-    rows: Rows, queries: Query, query: Int[Array, "n"], tile: Int[Array, "n"]
-) -> tuple[Float[Array, "n tile"], Float[Array, "n tile"]]:
-    """What the rows of a tile score at most, 0 for no row; and what of it is their contexts'."""
-    outline, own = rows.outline[tile], queries.outline[query][..., None]
-    mask, context = _common_outlines(outline, own)
-    cells = rows.spec.grid[0] * rows.spec.grid[1]
-    parts = _common_parts(rows.mask_parts, queries.mask_parts, query, tile, cells)
-    mask = jnp.minimum(mask, parts)
-    parts = _common_parts(rows.context_parts, queries.context_parts, query, tile, cells)
-    context = jnp.minimum(context, parts)
-    mask = _ratio(rows, mask, outline[:, AREA] + own[:, AREA])
-    context = _ratio(rows, context, outline[:, LABELLED] + own[:, LABELLED])
-    return mask + context, context
-
-
-def _common_parts(
-    theirs: Int[Array, "T counts tile"],
-    ours: Int[Array, "Q counts"],
-    query: Int[Array, "n"],
-    tile: Int[Array, "n"],
-    cells: int,
-) -> Int[Array, "n tile"]:
-    """The sum of what rows of a tile and a query both have, count by count.
-
-    All rows of a tile side by side; unrolled, or it would not be vectorised.
-    """
-    own = ours[query]
-    steps = -(-own.shape[1] // _COUNTS)
-    while own.shape[1] % steps:
-        steps += 1
-    size = own.shape[1] // steps
-
-    def add(step: Array, total: Array) -> Array:
-        for count in range(size):
-            at = step * size + count
-            both = jnp.minimum(theirs[tile, at], own[:, at, None])
-            total += both.astype(total.dtype)
-        return total
-
-    # No sum exceeds the cells of the grid.
-    total = jnp.zeros((tile.size, TILE), jnp.uint16 if cells < 2**16 else jnp.int32)
-    return jax.lax.fori_loop(0, steps, add, total).astype(jnp.int32)
-
-
-def _compare_masks(
-    rows: Rows,
-    queries: Query,
-    query: Int[Array, "n"],
-    slot: Int[Array, "n"],
-    context: Float[Array, "n"],
-) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
-    """Common cells of the masks of pairs, and what the pairs score at most.
-
-    Args:
-      query, slot: of each pair; a slot is a row's place in this device's share.
-      context: what their contexts score at most.
-    """
-    tile, place = slot // TILE, slot % TILE
-    theirs, ours = (x.reshape(-1, x.shape[-1] // LANES, LANES) for x in (rows.mask, queries.mask))
-    common = count_bits_of(lambda i: theirs[slot, i] & ours[query, i], theirs.shape[1])
-    total = rows.outline[tile, AREA, place] + queries.outline[query, AREA]
-    return common, _ratio(rows, common, total) + context
-
-
-def _score_rows(
-    rows: Rows,
-    queries: Query,
-    labels: UInt32[Array, "B bits words"],
-    exclude: Bool[Array, "B P"] | None,
-    query: Int[Array, "n"],
-    slot: Int[Array, "n"],
-    common: Int[Array, "n"],
-) -> tuple[UInt32[Array, "n"], Int[Array, "n"]]:
-    """Scores of pairs whose masks have been compared, and the rows; -1 for a row not to be used."""
-    devices = 1 if rows.mesh is None else rows.mesh.size
-    tile, place = slot // TILE, slot % TILE
-    row, layout = rows.row[tile, place], queries.layout[query]
-    photo = jnp.maximum(row, 0) // rows.spec.max_segments
-    outline, own = rows.outline[tile, :, place], queries.outline[query]
-    box = outline[:, CONTEXT : CONTEXT + 4]
-    theirs, ours = (x.reshape(*x.shape[:-1], -1, LANES) for x in (rows.labels, labels))
-    context = queries.context.reshape(len(queries.context), -1, LANES)
-
-    def shared(index: int) -> UInt32[Array, "n LANES"]:
-        differ = jnp.uint32(0)
-        for bit in range(labels.shape[1]):
-            differ |= theirs[photo // devices, bit, index] ^ ours[layout, bit, index]
-        return ~differ & context[query, index] & box_lanes(box, index, rows.spec.grid)
-
-    shared = count_bits_of(shared, theirs.shape[2])
-    union = outline[:, AREA] + own[:, AREA] - common
-    either = outline[:, LABELLED] + own[:, LABELLED] - shared
-    if exclude is not None:
-        row = jnp.where(exclude[layout, photo], -1, row)
-    return score_pairs(common, union, shared, either, rows.spec.grid), row
 
 
 def _take(
@@ -417,7 +257,7 @@ def _in_pieces(
     piece = min(piece, size)
     pieces = [jnp.pad(x, (0, -size % piece)).reshape(-1, piece) for x in pairs]
     shapes = jax.eval_shape(function, *(x[0] for x in pieces))
-    nothing = tuple(jnp.zeros((pieces[0].size, *x.shape[1:]), x.dtype) for x in shapes)
+    zeros = tuple(jnp.zeros((pieces[0].size, *x.shape[1:]), x.dtype) for x in shapes)
 
     def one(index: Array, results: tuple[Array, ...]) -> tuple[Array, ...]:
         found = function(*(x[index] for x in pieces))
@@ -428,7 +268,7 @@ def _in_pieces(
             for all_, new in zip(results, found, strict=True)
         )
 
-    results = jax.lax.fori_loop(0, (count + piece - 1) // piece, one, nothing)
+    results = jax.lax.fori_loop(0, (count + piece - 1) // piece, one, zeros)
     return tuple(x[:size] for x in results)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import zlib
@@ -19,6 +20,7 @@ from sims_jax.errors import InputError
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import protocol
 from sims_jax.evaluation.baselines import raw_canvas, train_without_canvas
+from sims_jax.evaluation.fid import MEANING, NAME, InceptionFeatures, fid
 from sims_jax.evaluation.judge import Judge, train_judge
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.images import decode_photo, read_bytes
@@ -45,6 +47,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     """
     workdir, folder = arguments.workdir, arguments.workdir / FOLDER
     _check(arguments)
+    inception = InceptionFeatures.read(arguments.inception) if arguments.inception else None
     store, heldout = open_bank(workdir / "bank"), open_bank(workdir / "heldout")
     if arguments.layouts:
         heldout = _read_judged(arguments.layouts, arguments.real, store, heldout)
@@ -65,6 +68,10 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     real = look(heldout.photo)
     looked = {"real": real} | {name: look(photo) for name, photo in pictures.items()}
     functions = {name: protocol.score_functions(photos, real) for name, photos in looked.items()}
+    if inception:
+        seen = {name: inception.look(photos.photo) for name, photos in looked.items()}
+        for name, vectors in seen.items():
+            functions[name][NAME] = functools.partial(fid, vectors, seen["real"])
     with progress("scores", len(looked)) as bar:
         table = {}
         for name in looked:
@@ -72,7 +79,8 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             bar.update()
     judged = str(arguments.layouts) if arguments.layouts else arguments.split
     report = {
-        "protocol": _describe(judge, store, heldout, judged),
+        "protocol": _describe(judge, store, heldout, judged)
+        | ({"inception_sha256": inception.sha256} if inception else {}),
         "scores": {
             name: {key: dict(zip(("value", "low", "high"), x, strict=True)) for key, x in y.items()}
             | extra.get(name, {})
@@ -279,15 +287,16 @@ def _tell(report: dict) -> None:
         print(f"{name}: {value}")
     sets = report["scores"]
     print("\n" + " " * 17 + "".join(f"{name:>{COLUMN}}" for name in sets))
-    for key in protocol.SCORES:
+    meanings = protocol.SCORES | ({NAME: MEANING} if NAME in sets["real"] else {})
+    for key in meanings:
         cells = [
             f"{s[key]['value']:.3g} [{s[key]['low']:.3g}, {s[key]['high']:.3g}]"
             for s in sets.values()
         ]
         print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
-    for key in (key for key in sets["photos"] if key not in protocol.SCORES):
+    for key in (key for key in sets["photos"] if key not in meanings):
         cells = [f"{s[key]:.4g}" if key in s else "" for s in sets.values()]
         print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
     print("halves of the real photos to each other: " + json.dumps(report["real_halves"]))
-    for key, meaning in protocol.SCORES.items():
+    for key, meaning in meanings.items():
         print(f"  {key}: {meaning}")

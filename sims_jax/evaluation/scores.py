@@ -54,6 +54,20 @@ def frechet_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.n
     return float(max(distance - 2.0 * np.sqrt(np.maximum(cross, 0.0)).sum(), 0.0))
 
 
+def frechet_distance_of_few(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+    """`frechet_distance` of the Gaussians of two sets of vectors, fewer than they have features.
+
+    With centred A and B the last trace is the sum of the singular values of A B^T, which is n x m.
+    Covariances are unbiased, over n - 1, as pytorch-fid's are.
+    """
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    a, b = ((x - x.mean(axis=0)) / np.sqrt(len(x) - 1.0) for x in (a, b))
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    distance = np.sum((mean_a - mean_b) ** 2) + np.sum(a**2) + np.sum(b**2)
+    return float(max(distance - 2.0 * cross, 0.0))
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernels:
     """Means of the kernel (x·y / d + 1)^3 over the vectors of each pair of photos."""

@@ -20,8 +20,8 @@ class DensifierConfig:
     """The densifier's sizes.
 
     Args:
-      widths: channels at each scale, from the coarsest; every scale doubles the size. The coarsest
-        must see far enough to fill the largest gaps: 4 to 5 scales at 120x160.
+      widths: channels at each scale, from the coarsest; every scale doubles the size. Gaps are
+        filled before, and what is corrected is local: 4 to 5 scales do at 120x160.
     """
 
     widths: tuple[int, ...] = (256, 256, 256, 128, 128, 64)

@@ -16,6 +16,7 @@ from sims_jax.bank.store import Store
 from sims_jax.canvas.align import align
 from sims_jax.checkpoints import digest_params
 from sims_jax.nets.transformer import TransformerConfig
+from sims_jax.processes import is_first
 from sims_jax.progress import progress
 from sims_jax.training.tasks.synthesis import DonorTable
 
@@ -54,7 +55,7 @@ def _align_all(params, config: TransformerConfig, queries: Store, bank: Store, d
     identity = np.asarray([[1, 0, 0], [0, 1, 0]], np.float32)
     affine = np.broadcast_to(identity, (*donors.shape, 2, 3)).copy()
     row, slot = np.nonzero(donors >= 0)
-    with progress("aligning donors", len(row)) as bar:
+    with progress("aligning donors", len(row), shown=is_first()) as bar:
         for start in range(0, len(row), BATCH):
             r, k = row[start : start + BATCH], slot[start : start + BATCH]
             # The last batch is filled up, so that one program serves all.

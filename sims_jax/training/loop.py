@@ -15,6 +15,7 @@ import optax
 
 from sims_jax.checkpoints import Checkpoints, quiet_orbax
 from sims_jax.errors import InputError
+from sims_jax.processes import Agreement, is_first
 from sims_jax.progress import progress
 from sims_jax.rng import stream_key
 from sims_jax.training.batches import Feed, iterate_batches
@@ -177,7 +178,9 @@ def train(
         writer.rewind(task.name, done)
         batches = iterate_batches(task, seed=seed, batch_size=config.batch_size, first_step=done)
         place = functools.partial(place_batch, devices=local)
-        with Feed(batches, place) as feed, progress(task.name, config.steps, done) as bar:
+        stop, save = Agreement(f"{task.name}: stop"), Agreement(f"{task.name}: save")
+        bar = progress(task.name, config.steps, done, shown=is_first())
+        with Feed(batches, place) as feed, bar:
             metrics = None
             for step in range(done + 1, config.steps + 1):
                 batch, before = feed.take(running=metrics), metrics
@@ -185,8 +188,9 @@ def train(
                 jax.block_until_ready(before)  # one step waits behind the one that runs, not more
                 last = step == config.steps
                 logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
-                stops = terminated()
-                saves |= stops or 0 < config.save_minutes <= (time.monotonic() - saved) / 60
+                late = 0 < config.save_minutes <= (time.monotonic() - saved) / 60
+                stops, due = stop.reached(step, terminated()), save.reached(step, late)
+                saves |= stops or due
                 if logs or saves:
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)

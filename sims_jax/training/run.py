@@ -36,10 +36,17 @@ from sims_jax.labels import LabelSpace, colorize, write_layout
 from sims_jax.model import Model, assemble, make_networks
 from sims_jax.nets.vgg import VGGConfig, load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
+from sims_jax.processes import describe_devices, first_alone, first_before_others
 from sims_jax.training.alignment import align_donors
 from sims_jax.training.coarse import read_coarse
 from sims_jax.training.loop import Task, train
-from sims_jax.training.settings import STAGES, Settings, check_batches, read_settings
+from sims_jax.training.settings import (
+    STAGES,
+    Settings,
+    check_batches,
+    describe_shares,
+    read_settings,
+)
 from sims_jax.training.tasks.densifier import DensifierTask
 from sims_jax.training.tasks.features import Features, FeaturesTask
 from sims_jax.training.tasks.heldout import spread
@@ -48,6 +55,7 @@ from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
 from sims_jax.training.tasks.transformer import TransformerTask
 from sims_jax.training.writers import MetricsWriter
 
+SHEET_FILE = "sheet.png"
 SHEET_LAYOUTS = 8
 SPLITS = {"bank": "train", "heldout": "val"}  # folder of a bank: split of the dataset
 
@@ -72,15 +80,18 @@ class Run:
         """
         settings = read_settings(self.config)
         make_networks(self.config, labels=None)
-        dataset = None if self._is_done("bank") else self._open_dataset()
+        devices = describe_devices()
+        dataset = None
+        if not self._is_done("bank"):
+            dataset = first_before_others("the dataset", self._open_dataset)
         check_batches(settings, self.config.stages, jax.device_count())
+        print(f"{devices}: {describe_shares(settings, jax.device_count())}", flush=True)
         begun = self._is_done("synthesis") or saved_steps(self._folder("synthesis"))
         if "synthesis" in self.config.stages and not begun:
             coarse = self.read_coarse((dataset or self._store().spec).labels)
         else:
             coarse = None
-        save_config(self.config, self.workdir)
-        write_json(self.workdir / "versions.json", _versions())
+        first_alone("the config", self._save_config)
         with MetricsWriter(self.workdir) as writer:
             for stage in STAGES:
                 if stage in self.config.stages and not self._is_done(stage):
@@ -95,6 +106,10 @@ class Run:
                         done = self._train(stage, settings, writer, coarse)
                     self._finish(stage, done, seconds=time.monotonic() - began)
         return self._report() if all(map(self._is_done, STAGES)) else None
+
+    def _save_config(self) -> None:
+        save_config(self.config, self.workdir)
+        write_json(self.workdir / "versions.json", _versions())
 
     # Stages.
 
@@ -208,7 +223,8 @@ class Run:
         return json.loads((self._folder(stage) / DONE_FILE).read_text())
 
     def _finish(self, stage: str, done: dict[str, Any], seconds: float) -> None:
-        write_json(self._folder(stage) / DONE_FILE, {"seconds": round(seconds, 1)} | done)
+        done, path = {"seconds": round(seconds, 1)} | done, self._folder(stage) / DONE_FILE
+        first_alone(f"the end of {stage}", lambda: write_json(path, done))
         told = ", ".join(f"{name} {value:.4g}" for name, value in done["scores"].items())
         print(f"{stage}: done in {seconds:.0f} s: {told}", flush=True)
 
@@ -230,18 +246,25 @@ class Run:
         bank = read_description(self.workdir / "bank")  # which may have changed since it was built
         report["bank"] = {count: bank[count] for count in report["bank"]}
         report["seconds"] = {stage: done[stage]["seconds"] for stage in STAGES}
-        sheet, heldout = self.workdir / "sheet.png", self._heldout()
-        if not sheet.exists():
-            print("sheet: compiling", flush=True)
+        params = None
+        if not (self.workdir / SHEET_FILE).exists():
             params = {name: restore_finished(self._folder(name)) for name in STAGES[2:]}
-            model = assemble(self.config, self._store(), params)
-            write_picture(sheet, heldout_sheet(model, heldout))
+        first_alone("the report", lambda: self._write_report(report, params))
+        return report
+
+    def _write_report(self, report: dict[str, Any], params: dict[str, Any] | None) -> None:
+        """By one process alone, and so on its own devices. `params` if there is no sheet yet."""
+        heldout = self._heldout()
+        if params is not None:
+            print("sheet: compiling", flush=True)
+            here = jax.local_devices()
+            model = assemble(self.config, self._store(), params, devices=here)
+            write_picture(self.workdir / SHEET_FILE, heldout_sheet(model, heldout))
         layouts = self.workdir / "layouts"
         layouts.mkdir(exist_ok=True)
         for photo_id, layout in zip(heldout.ids, heldout.layout, strict=True):
             write_layout(layouts / f"{photo_id}.png", layout, heldout.spec.labels)
         write_json(self.workdir / "report.json", report)
-        return report
 
 
 def make_task(

@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from sims_jax.canvas.simulate import SimulationConfig
-from sims_jax.config import make, unknown_key
+from sims_jax.config import OF_NOW, make, unknown_key
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.training.loop import TrainConfig
@@ -15,14 +15,14 @@ from sims_jax.types import BankSpec
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 # The keys of a config, and of the parts that are no dataclass themselves.
 KEYS = {
-    "config": ("seed", "stages", "data", "canvas", "simulation", "pipeline", *STAGES),
+    "config": ("seed", *OF_NOW, "data", "canvas", "simulation", "pipeline", *STAGES),
     "config.features": ("weights", "width_multiplier", "train"),
     "config.transformer": ("net", "disturbance", "train"),
     "config.ordering": ("net", "train"),
     "config.densifier": ("net", "train"),
     "config.synthesis": ("net", "segmentation_weight", "init_from", "train"),
 }
-LATER_KEYS = ("init_from",)  # workdirs from before have none
+OPTIONAL_KEYS = ("init_from", "distributed")  # which a workdir may lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_settings(config: ConfigDict) -> Settings:
         part = config if where == "config" else config[where.removeprefix("config.")]
         if unknown := sorted(set(part.keys()) - set(expected)):
             raise unknown_key(where, unknown[0], expected)
-        if missing := sorted(set(expected) - set(part.keys()) - set(LATER_KEYS)):
+        if missing := sorted(set(expected) - set(part.keys()) - set(OPTIONAL_KEYS)):
             raise InputError(
                 f"{where}: found no {missing[0]!r}, expected the keys {', '.join(expected)}"
             )
@@ -100,3 +100,9 @@ def check_batches(settings: Settings, stages: tuple[str, ...], devices: int) -> 
                 f"config.{stage}.train.batch_size: found {train.batch_size}, expected a multiple "
                 f"of the {devices} devices{times}; change batch_size or accumulation"
             )
+
+
+def describe_shares(settings: Settings, devices: int) -> str:
+    """The examples a step that each device has, of every network."""
+    shares = (f"{stage} {train.batch_size // devices}" for stage, train in settings.train.items())
+    return f"examples a step on each: {', '.join(shares)}"
