@@ -166,6 +166,20 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         _fail_with_others(
             f"{where}{reason}; check the path, its permissions and the space on its disk"
         )
+    except Exception as error:
+        lost = _lost_others(error)
+        if lost is None:
+            raise
+        _fail_with_others(lost)
+
+
+def _lost_others(error: Exception) -> str | None:
+    """What to say if it is by the end of another process of the job that this one has failed."""
+    if "jax" not in sys.modules:
+        return None
+    from sims_jax import processes
+
+    return processes.lost_others(error)
 
 
 def _fail_with_others(message: str) -> None:

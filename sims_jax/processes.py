@@ -21,6 +21,7 @@ from jax._src import distributed  # the store and the barriers of jax.distribute
 from sims_jax.errors import InputError
 
 FARTHEST_AHEAD = 3  # steps: a process begins none before all have begun the one before the last
+_SIGNS_OF_LOSS = ("closed by peer", "reset by peer")  # in what XLA says of a collective
 LEAVE_S = 5.0  # that a process which fails waits for others to fail of the same
 _numbers = itertools.count()  # the same ones in all processes
 _wait_s = 3600.0  # where jax.distributed was begun without `join`
@@ -210,6 +211,16 @@ class Agreement:
             return False
         self._number += 1
         return True
+
+
+def lost_others(error: Exception) -> str | None:
+    """What to say of an error that is the end of another process of the job, else None."""
+    if _client() is None or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+        return None
+    return (
+        f"another process of the job is gone ({_first_line(error)}); the same command goes on from "
+        "the last checkpoint"
+    )
 
 
 def leave(status: int) -> None:

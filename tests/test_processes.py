@@ -160,7 +160,9 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_there(killed, uninterr
     began = time.monotonic()
     status, lines = finish(running[1 - killed])
     assert status not in (0, None) and time.monotonic() - began < 6 * LOST_S
-    assert killed == 0 or any(line.strip() == "1" for line in lines), lines  # it is named
+    # Its heart is missed, and JAX names it, or a step misses it first, and that is said.
+    named = any(line.strip() == "1" for line in lines)
+    assert killed == 0 or named or "another process of the job is gone" in lines[-1], lines
     finish(running[killed])
     assert_goes_on(tmp_path, uninterrupted)
 
