@@ -25,8 +25,6 @@ import json
 import os
 import pathlib
 import resource
-import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -37,6 +35,7 @@ from usearch.index import MetricKind
 from usearch.index import search as usearch_exact
 
 from benchmarks.retrieval_twin import count_mismatches, pack
+from benchmarks.timing import time_in_turn
 from sims_jax import labels as label_spaces
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import BATCH as DONOR_BATCH
@@ -200,23 +199,24 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         f"usearch, {threads} threads": lambda: ask_usearch(per_class, threads),
         "usearch, 1 thread": lambda: ask_usearch(per_class, 1),
     }
-    seconds = median_seconds(calls)
+    ms = time_in_turn(calls, REPEATS)
     slow = [(own[:SLOW_ROWS], asked[:SLOW_QUERIES]) for own, asked in per_class]
     slow_pairs = sum(len(own) * len(asked) for own, asked in slow)
     unpacked = [tuple(map(unpack, part)) for part in slow]
-    slow_seconds = median_seconds(
+    slow_ms = time_in_turn(
         {
             "numpy bitwise_count": lambda: ask_numpy(slow),
             "float32 matrix product": lambda: ask_product(unpacked),
-        }
+        },
+        REPEATS,
     )
-    peers = {name: pairs / seconds[name] for name in seconds if name.startswith("usearch")}
-    peers |= {name: slow_pairs / each for name, each in slow_seconds.items()}
-    ours = pairs / seconds["ours"]
+    peers = {name: 1e3 * pairs / ms[name] for name in ms if name.startswith("usearch")}
+    peers |= {name: 1e3 * slow_pairs / each for name, each in slow_ms.items()}
+    ours = 1e3 * pairs / ms["ours"]
     mask_bytes = rows.mask[0, 0].nbytes
     return {
         "segments": len(store.row_photo),
-        "ours_ms_per_layout": 1e3 * seconds["match"] / len(queries),
+        "ours_ms_per_layout": ms["match"] / len(queries),
         "ours_pairs_per_s": ours,
         "peers": peers,
         "ratio_best_peer": ours / max(peers.values()),
@@ -232,17 +232,6 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         "threads": threads,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
-
-
-def median_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Each call's median, all of them in turn; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(REPEATS + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
 def classes(
@@ -293,8 +282,8 @@ def read_bandwidth() -> float:
     """GB a second of a sum over more words than any cache holds."""
     words = jax.numpy.ones(2**27, jax.numpy.uint32)
     add = jax.jit(lambda words: words.sum(dtype=words.dtype))
-    seconds = median_seconds({"sum": lambda: jax.block_until_ready(add(words))})
-    return words.nbytes / seconds["sum"] / 1e9
+    ms = time_in_turn({"sum": lambda: jax.block_until_ready(add(words))}, REPEATS)
+    return words.nbytes / ms["sum"] / 1e6
 
 
 def measure_donors(store: Store, rows) -> float:
@@ -307,7 +296,7 @@ def measure_donors(store: Store, rows) -> float:
     call = lambda: jax.block_until_ready(run(*arguments, CANDIDATES, exclude))  # noqa: E731
     rows_of_class = np.bincount(store.row_class, minlength=store.spec.labels.num_classes)
     pairs = rows_of_class[class_id[class_id >= 0]].sum()
-    return float(pairs / median_seconds({"donors": call})["donors"])
+    return float(1e3 * pairs / time_in_turn({"donors": call}, REPEATS)["donors"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def time_once(call: Callable) -> float:
 
 
 def time_in_turn(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each call; the first round is not counted."""
+    """Median milliseconds of each call, all of them in turn; the first round is not counted."""
     times = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
