@@ -68,7 +68,7 @@ def define_processes() -> Callable:
 
 def run_with_config(do: Callable) -> None:
     """Parses the flags that are defined, and --config, and calls `do` with the config."""
-    from absl import app, flags
+    from absl import app, flags, logging
     from ml_collections import config_flags
 
     config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
@@ -76,6 +76,7 @@ def run_with_config(do: Callable) -> None:
 
     def main(argv: list[str]) -> None:
         _refuse_arguments(argv)
+        logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
         exit_with_one_line(lambda: do(config.value))
 
     def parse(argv: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -126,10 +127,10 @@ def test_f_without_canvas_begins_with_what_f_began_with(finished, tmp_path, monk
     began = []
 
     def train_once(task, *_):
-        began.append(task.coarse)
+        began.append(task.smaller)
         return model.params.synthesis
 
-    monkeypatch.setattr(Run, "read_coarse", lambda *_: model.params.synthesis)
+    monkeypatch.setattr(Run, "read_smaller", lambda *_: model.params.synthesis)
     monkeypatch.setattr(baselines, "train_once", train_once)
     baselines.train_without_canvas(workdir, tmp_path, model)
     assert began == [model.params.synthesis]
@@ -276,7 +277,10 @@ def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_con
         assert not (workdir / stage / DONE_FILE).exists(), f"{stage} had ended when it was killed"
         saved |= {path: path.stat().st_mtime_ns for path in first}
         marked += 0 if stage == "bank" else mark_saved_steps(workdir, stage, tiny_config)
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    last = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    )
+    assert not re.search(r"^I\d+ ", last.stderr, re.MULTILINE), last.stderr  # no library's log
 
     whole, report = finished
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in saved.items())

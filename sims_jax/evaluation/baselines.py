@@ -31,11 +31,11 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     config.stages = STAGES
     settings = read_settings(config)
     run = Run(config, workdir)
-    coarse = run.read_coarse(model.labels)
-    task = run.task("synthesis", settings, coarse)
+    smaller = run.read_smaller(model.labels)
+    task = run.task("synthesis", settings, smaller)
     always = dataclasses.replace(settings.simulation, empty_share=1.0)
     task = dataclasses.replace(task, simulation=always, name="crn")
-    learned_from = [kept, task.store.digest, *([] if coarse is None else [digest_params(coarse)])]
+    learned_from = [kept, task.store.digest, *([] if smaller is None else [digest_params(smaller)])]
     found = train_once(task, settings.train["synthesis"], folder, learned_from, config.seed)
     params = model.params
     where = jax.tree.leaves(params.synthesis)[0].sharding  # as the other networks' are

@@ -38,7 +38,6 @@ from sims_jax.nets.vgg import VGGConfig, load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
 from sims_jax.processes import describe_devices, first_alone, first_before_others
 from sims_jax.training.alignment import align_donors
-from sims_jax.training.coarse import read_coarse
 from sims_jax.training.loop import Task, train
 from sims_jax.training.settings import (
     STAGES,
@@ -47,6 +46,7 @@ from sims_jax.training.settings import (
     describe_shares,
     read_settings,
 )
+from sims_jax.training.smaller import read_smaller
 from sims_jax.training.tasks.densifier import DensifierTask
 from sims_jax.training.tasks.features import Features, FeaturesTask
 from sims_jax.training.tasks.heldout import spread
@@ -88,9 +88,9 @@ class Run:
         print(f"{devices}: {describe_shares(settings, jax.device_count())}", flush=True)
         begun = self._is_done("synthesis") or saved_steps(self._folder("synthesis"))
         if "synthesis" in self.config.stages and not begun:
-            coarse = self.read_coarse((dataset or self._store().spec).labels)
+            smaller = self.read_smaller((dataset or self._store().spec).labels)
         else:
-            coarse = None
+            smaller = None
         first_alone("the config", self._save_config)
         with MetricsWriter(self.workdir) as writer:
             for stage in STAGES:
@@ -103,7 +103,7 @@ class Run:
                     elif stage == "features" and self.config.features.weights:
                         done = {"scores": {}, "weights": load_vgg(self.config.features.weights)[2]}
                     else:
-                        done = self._train(stage, settings, writer, coarse)
+                        done = self._train(stage, settings, writer, smaller)
                     self._finish(stage, done, seconds=time.monotonic() - began)
         return self._report() if all(map(self._is_done, STAGES)) else None
 
@@ -153,9 +153,9 @@ class Run:
         )
 
     def _train(
-        self, stage: str, settings: Settings, writer: MetricsWriter, coarse: Any | None
+        self, stage: str, settings: Settings, writer: MetricsWriter, smaller: Any | None
     ) -> dict[str, Any]:
-        task, config = self.task(stage, settings, coarse), settings.train[stage]
+        task, config = self.task(stage, settings, smaller), settings.train[stage]
         params = train(task, config, self._folder(stage), writer, self.config.seed)
         print(f"{stage}: scoring", flush=True)
         task = dataclasses.replace(task, dtype=np.float32)  # as `load` computes
@@ -165,11 +165,11 @@ class Run:
         writer.write_sheet(stage, config.steps, task.sheet(params))
         return {"scores": scores, "sha256": digest_params(params)}
 
-    def task(self, stage: str, settings: Settings, coarse: Any | None) -> Task:
+    def task(self, stage: str, settings: Settings, smaller: Any | None) -> Task:
         """What the loop needs to know of a stage, once the stages before it are finished.
 
         Args:
-          coarse: what `read_coarse` gives, for f to begin with; None goes on from a checkpoint.
+          smaller: what `read_smaller` gives, for f to begin with; None goes on from a checkpoint.
         """
         store, heldout = self._store(), self._heldout()
 
@@ -184,13 +184,13 @@ class Run:
             return self._features(store), donors, heldout_donors
 
         task = make_task(stage, self.config, settings, store, heldout, prepare)
-        return dataclasses.replace(task, coarse=coarse) if stage == "synthesis" else task
+        return dataclasses.replace(task, smaller=smaller) if stage == "synthesis" else task
 
-    def read_coarse(self, labels: LabelSpace) -> Any | None:
+    def read_smaller(self, labels: LabelSpace) -> Any | None:
         """Parameters of the smaller network that this run's synthesis network begins with."""
         workdir = self.config.synthesis.get("init_from", "")
         config = make_networks(self.config, labels).synthesis
-        return read_coarse(pathlib.Path(workdir), config, labels) if workdir else None
+        return read_smaller(pathlib.Path(workdir), config, labels) if workdir else None
 
     def _features(self, store: Store) -> Features:
         weights = self.config.features.weights

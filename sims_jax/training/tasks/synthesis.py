@@ -20,7 +20,7 @@ from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
 from sims_jax.ops.bits import pack_bits_numpy
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.rng import example_keys, stream_key
-from sims_jax.training.coarse import carry_over
+from sims_jax.training.smaller import carry_over
 from sims_jax.training.tasks.features import Features
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
 from sims_jax.types import Canvas
@@ -45,7 +45,7 @@ class SynthesisTask:
       segmentation_weight: of the auxiliary head's cross-entropy.
       features: Φ and its λ.
       store, donors: the bank, and its rows' donors in itself (other photos).
-      coarse: parameters of a smaller network, which this one begins with where they fit.
+      smaller: parameters of a smaller network, which this one begins with where they fit.
       heldout, heldout_donors: photos outside the bank, and their rows' donors in the bank.
     """
 
@@ -59,7 +59,7 @@ class SynthesisTask:
     heldout: Store
     heldout_donors: DonorTable
     dtype: DTypeLike = jnp.float32  # of what the network computes
-    coarse: Any = None
+    smaller: Any = None
     name: str = "synthesis"
 
     @property
@@ -85,7 +85,7 @@ class SynthesisTask:
         keys = example_keys(key, jnp.int32(0), jnp.arange(1))
         inputs = self._inputs(self.simulate(batch, keys, self.simulation))
         params = self.network.init(key, *inputs)
-        return params if self.coarse is None else carry_over(self.coarse, params)
+        return params if self.smaller is None else carry_over(self.smaller, params)
 
     def loss(self, params, batch, keys):
         """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""

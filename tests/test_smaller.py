@@ -14,14 +14,14 @@ from sims_jax.errors import InputError
 from sims_jax.model import make_networks
 from sims_jax.nets.layers import average_pool
 from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
-from sims_jax.training.coarse import carry_over, read_coarse
 from sims_jax.training.dry_run import invent_tasks
+from sims_jax.training.smaller import carry_over, read_smaller
 
 
 @pytest.fixture(scope="module")
-def coarse(tiny_config, tiny_stores, tmp_path_factory):
+def smaller(tiny_config, tiny_stores, tmp_path_factory):
     """(workdir, parameters) of a finished synthesis network."""
-    workdir = tmp_path_factory.mktemp("coarse")
+    workdir = tmp_path_factory.mktemp("smaller")
     (workdir / "bank").symlink_to(tiny_stores[0].folder)
     labels = tiny_stores[0].spec.labels
     params = random_params(make_networks(tiny_config, labels), labels.num_classes)["synthesis"]
@@ -39,10 +39,10 @@ def fine_config(tiny_config):
     return SynthesisConfig(tuple(net.encoder_widths), tuple(net.encoder_convs), widths)
 
 
-def test_what_fits_is_carried_over_and_the_rest_is_new(coarse, fine_config, tiny_stores, capsys):
-    workdir, params = coarse
+def test_what_fits_is_carried_over_and_the_rest_is_new(smaller, fine_config, tiny_stores, capsys):
+    workdir, params = smaller
     store = tiny_stores[0]
-    found = read_coarse(workdir, fine_config, store.spec.labels)
+    found = read_smaller(workdir, fine_config, store.spec.labels)
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 1
     assert told[0].endswith(f"from {workdir}; new: decoder_3, photo/kernel, segmentation/kernel")
@@ -61,7 +61,7 @@ def test_what_fits_is_carried_over_and_the_rest_is_new(coarse, fine_config, tiny
 
 
 def test_at_half_the_size_the_larger_network_sees_what_the_smaller_one_did(
-    coarse, fine_config, tiny_config, tiny_stores
+    smaller, fine_config, tiny_config, tiny_stores
 ):
     """On a canvas without holes, up to the scale at which the smaller one ended."""
     labels = tiny_stores[0].spec.labels
@@ -74,7 +74,7 @@ def test_at_half_the_size_the_larger_network_sees_what_the_smaller_one_did(
     fine = Synthesis(fine_config, labels.num_classes)
     net = tiny_config.synthesis.net
     config = dataclasses.replace(fine_config, decoder_widths=tuple(net.decoder_widths))
-    params = carry_over(coarse[1], jax.jit(fine.init)(jax.random.key(0), *large))
+    params = carry_over(smaller[1], jax.jit(fine.init)(jax.random.key(0), *large))
 
     def last_shared(network, params, inputs):
         apply = jax.jit(lambda *x: network.apply(*x, capture_intermediates=True))
@@ -82,35 +82,35 @@ def test_at_half_the_size_the_larger_network_sees_what_the_smaller_one_did(
         return kept["intermediates"]["decoder_2"]["__call__"][0]
 
     ours = last_shared(fine, params, large)
-    theirs = last_shared(Synthesis(config, labels.num_classes), coarse[1], small)
+    theirs = last_shared(Synthesis(config, labels.num_classes), smaller[1], small)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_task_begins_with_it(coarse, tiny_config, tiny_stores):
+def test_the_task_begins_with_it(smaller, tiny_config, tiny_stores):
     config = tiny_config.copy_and_resolve_references()
     config.synthesis.net.decoder_widths = (*config.synthesis.net.decoder_widths, 6)
     task = invent_tasks(config, *tiny_stores)["synthesis"]
-    task = dataclasses.replace(task, coarse=coarse[1])
+    task = dataclasses.replace(task, smaller=smaller[1])
     begun = jax.jit(task.init)(jax.random.key(0))["params"]
     jax.tree.map(
-        np.testing.assert_array_equal, begun["encoder_0"], coarse[1]["params"]["encoder_0"]
+        np.testing.assert_array_equal, begun["encoder_0"], smaller[1]["params"]["encoder_0"]
     )
     assert begun["photo"]["kernel"].shape == (6, 3)
 
 
-def test_what_does_not_fit_is_named(coarse, fine_config, tiny_stores, tmp_path):
-    workdir, labels = coarse[0], tiny_stores[0].spec.labels
+def test_what_does_not_fit_is_named(smaller, fine_config, tiny_stores, tmp_path):
+    workdir, labels = smaller[0], tiny_stores[0].spec.labels
     wider = dataclasses.replace(fine_config, encoder_widths=(8, 10))
     with pytest.raises(InputError, match=r"init_from: found params/\S+ of shape .* expected shape"):
-        read_coarse(workdir, wider, labels)
+        read_smaller(workdir, wider, labels)
     fewer = SynthesisConfig((8,), (1,), (8, 8))
     with pytest.raises(InputError, match="expected shape"):
-        read_coarse(workdir, fewer, labels)
+        read_smaller(workdir, fewer, labels)
     other = dataclasses.replace(labels, classes=labels.classes[::-1])
     with pytest.raises(InputError, match="init_from: found classes"):
-        read_coarse(workdir, fine_config, other)
+        read_smaller(workdir, fine_config, other)
     with pytest.raises(InputError, match=r"done\.json: not found"):
-        read_coarse(tmp_path, fine_config, labels)
+        read_smaller(tmp_path, fine_config, labels)
 
 
 def test_the_papers_larger_network_goes_on_from_the_smaller_one():

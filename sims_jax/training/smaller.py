@@ -18,7 +18,7 @@ from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
 HEADS = ("photo", "segmentation")  # read the finest scale, whose width may differ
 
 
-def read_coarse(workdir: pathlib.Path, config: SynthesisConfig, labels: LabelSpace) -> Any:
+def read_smaller(workdir: pathlib.Path, config: SynthesisConfig, labels: LabelSpace) -> Any:
     """The averaged parameters of a finished run's synthesis network, for one of `config`.
 
     Prints which are carried over and which are new.
@@ -26,7 +26,7 @@ def read_coarse(workdir: pathlib.Path, config: SynthesisConfig, labels: LabelSpa
     Raises:
       InputError: the run is not finished, knows other classes, or has a block that `config` lacks.
     """
-    coarse = jax.device_get(restore_finished(workdir / "synthesis"))
+    smaller = jax.device_get(restore_finished(workdir / "synthesis"))
     theirs = open_bank(workdir / "bank").spec.labels
     if theirs.classes != labels.classes:
         raise InputError(
@@ -40,7 +40,7 @@ def read_coarse(workdir: pathlib.Path, config: SynthesisConfig, labels: LabelSpa
     )
     network = Synthesis(config, labels.num_classes)
     fine = _by_name(jax.eval_shape(network.init, jax.random.key(0), onehot, rgb, mask))
-    there = _by_name(coarse)
+    there = _by_name(smaller)
     for name, leaf in there.items():
         if not _fits(name, leaf, fine) and _module(name) not in HEADS:
             expected = f"shape {fine[name].shape}" if name in fine else "no such block"
@@ -61,12 +61,12 @@ def read_coarse(workdir: pathlib.Path, config: SynthesisConfig, labels: LabelSpa
         f"from {workdir}; new: {', '.join(new) or 'none'}",
         flush=True,
     )
-    return coarse
+    return smaller
 
 
-def carry_over(coarse: Any, fine: Any) -> Any:
-    """`fine` with the parameters of `coarse` wherever names and shapes are the same."""
-    there = _by_name(coarse)
+def carry_over(smaller: Any, fine: Any) -> Any:
+    """`fine` with the parameters of `smaller` wherever names and shapes are the same."""
+    there = _by_name(smaller)
 
     def choose(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
