@@ -25,6 +25,7 @@ CPU has not; who trains there in half precision should look at `ratio_torch_bf16
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -42,7 +43,7 @@ from sims_jax.config import write_json
 from sims_jax.labels import SCENES
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.rng import example_keys
-from sims_jax.training.batches import iterate_batches
+from sims_jax.training.batches import Feed, iterate_batches
 from sims_jax.training.dry_run import draw_store, invent_tasks
 from sims_jax.training.loop import TrainConfig, make_optimizer
 from sims_jax.training.parallel import create_state, make_train_step, shard_batch
@@ -109,15 +110,16 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
         loss(*inputs).backward()
 
     step = make_train_step(task.loss, optimizer, config.ema_decay, canvas_key, devices)
-    compiled = step.lower(state, *shard_batch((batch, position), devices)).compile()
+    place = functools.partial(shard_batch, devices=devices)
+    compiled = step.lower(state, *place((batch, position))).compile()
     flops = compiled.cost_analysis()["flops"] / size
 
-    def run_ours(batch=(batch, position)) -> None:
+    def run_ours(placed) -> dict[str, jax.Array]:
         nonlocal state
-        state, metrics = step(state, *shard_batch(batch, devices))
-        float(metrics["loss"])
+        state, metrics = step(state, *placed)
+        return metrics
 
-    steps, failed = {"ours": run_ours}, {}
+    steps, failed = {"ours": lambda: jax.block_until_ready(run_ours(place((batch, position))))}, {}
     for name, (is_compiled, bfloat16) in TORCH.items():
         run = twin.make_step(
             make_twin(task, params),
@@ -154,7 +156,7 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
         "torch_flops_per_example": counter.get_total_flops() / size,
         "flop_share": flops * per_s["ours"] / max(matmul.values()) / 1e9,
         "loader_examples_per_s": loader,
-        "input_wait_share": measure_waiting(task, size, run_ours),
+        "input_wait_share": measure_waiting(task, size, place, run_ours),
         "batch": size,
         "image_size": task.store.spec.image_size,
         "ours_ms": ours_ms,
@@ -236,17 +238,16 @@ def measure_loader(task: SynthesisTask, batch_size: int) -> float:
     return LOADED_BATCHES * batch_size / (time.perf_counter() - began)
 
 
-def measure_waiting(task: SynthesisTask, batch_size: int, step: Callable) -> float:
-    """The share of time that steps wait for their batches."""
+def measure_waiting(task: SynthesisTask, batch_size: int, place: Callable, step: Callable) -> float:
+    """The share of time that steps wait for their batches, read and put as training does."""
     batches = iterate_batches(task, seed=0, batch_size=batch_size, first_step=0)
-    step(next(batches))
-    waited, began = 0.0, time.perf_counter()
-    for _ in range(WAITING_STEPS):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
-        step(batch)
-    return waited / (time.perf_counter() - began)
+    with Feed(batches, place) as feed:
+        running = step(feed.take(None))
+        feed.wait_share()
+        for _ in range(WAITING_STEPS):
+            running = step(feed.take(running))
+        jax.block_until_ready(running)
+        return feed.wait_share()
 
 
 if __name__ == "__main__":
