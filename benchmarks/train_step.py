@@ -46,7 +46,7 @@ from sims_jax.rng import example_keys
 from sims_jax.training.batches import Feed, iterate_batches
 from sims_jax.training.dry_run import draw_store, invent_tasks
 from sims_jax.training.loop import TrainConfig, make_optimizer
-from sims_jax.training.parallel import create_state, make_train_step, shard_batch
+from sims_jax.training.parallel import create_state, make_train_step, place_batch
 from sims_jax.training.settings import read_settings
 from sims_jax.training.tasks.synthesis import SynthesisTask
 
@@ -110,7 +110,7 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
         loss(*inputs).backward()
 
     step = make_train_step(task.loss, optimizer, config.ema_decay, canvas_key, devices)
-    place = functools.partial(shard_batch, devices=devices)
+    place = functools.partial(place_batch, devices=devices)
     compiled = step.lower(state, *place((batch, position))).compile()
     flops = compiled.cost_analysis()["flops"] / size
 
