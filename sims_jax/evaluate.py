@@ -1,6 +1,7 @@
-"""Judges photos: `python -m sims_jax.evaluate --workdir=WORKDIR [--baselines | --coarse]`.
+"""Judges photos: `python -m sims_jax.evaluate --workdir=WORKDIR`.
 
-The workdir's model makes the photos of its held-out layouts; `--photos=FOLDER` judges any others of
+The workdir's model makes the photos of its held-out layouts, and `--baselines` others beside them;
+`--photos=FOLDER` judges any others of
 the same layouts, or of those in `--layouts` with the real ones in `--real`. Prints the protocol and
 a table; writes `evaluate/NAME.json` and a sheet of the best, the median and the worst photos.
 """
@@ -29,6 +30,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add("--layouts", type=pathlib.Path, help="of --photos, where they are not the workdir's")
     add("--real", type=pathlib.Path, help="the real photos of --layouts")
     add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
+    add(
+        "--reference",
+        metavar="ID",
+        help="the held-out photo whose light all are made in, CRN's too; it is not judged itself",
+    )
     add(
         "--coarse",
         action="store_true",

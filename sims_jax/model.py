@@ -21,13 +21,15 @@ from sims_jax import pipeline
 from sims_jax.bank.blocks import open_blocks
 from sims_jax.bank.device import empty_bank, rows_to_device, to_device
 from sims_jax.bank.disk import DiskBank
+from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.score import score_unit
 from sims_jax.bank.store import OnDisk, Store, open_bank
 from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
+from sims_jax.canvas.light import Light, measure_light
 from sims_jax.checkpoints import restore_finished
 from sims_jax.config import load_config, make
 from sims_jax.errors import InputError
-from sims_jax.images import read_instances
+from sims_jax.images import decode_photo, read_bytes, read_instances
 from sims_jax.labels import VOID, LabelSpace, read_layout
 from sims_jax.nets.densifier import DensifierConfig
 from sims_jax.nets.ordering import OrderingConfig
@@ -42,6 +44,7 @@ PHOTOS, ROWS = (None, "device", "disk"), ("device", "stream")  # where they are:
 MAX_INSTANCE_ID = 2**16 - 1  # of `split_layout`, and of a PNG
 
 _densify = jax.jit(pipeline.densify)
+_measure_light = jax.jit(measure_light)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Model:
         instances: ArrayLike | os.PathLike | None = None,
         coarse: bool = False,
         exclude: Collection[str] = (),
+        reference: ArrayLike | os.PathLike | None = None,
     ) -> Result | list[Result]:
         """The photo of a layout, or the photos of a batch of layouts.
 
@@ -96,10 +100,12 @@ class Model:
           instances: instance ids of the layout's shape (0 none), to 65535: they cut the segments.
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
+          reference: a photo, uint8 [H, W, 3] or the path of a file, that all segments take their
+            light from; it chooses the mood.
 
         Raises:
-          InputError: the layout cannot be read, or has ids that are no classes; an option is out
-            of its range.
+          InputError: the layout or the reference cannot be read; ids are no classes; an option is
+            out of its range.
         """
         # Said in any case, so that the config's own is not another program.
         adherence = self.config.canvas.adherence if adherence is None else adherence
@@ -122,6 +128,7 @@ class Model:
             exclude=self._excluded(exclude, len(working)),
             instances=instances,
             adherence=adherence,
+            reference=None if reference is None else self._light(reference),
         )
         synthesis, matches = jax.device_get((synthesis, matches))
         size = layouts.shape[-2:]
@@ -160,6 +167,19 @@ class Model:
         # An empty bank has one photo, of void.
         excluded = np.array([photo in exclude for photo in self.photo_ids] or [False])
         return np.broadcast_to(excluded, (batch, len(excluded)))
+
+    def _light(self, reference: ArrayLike | os.PathLike) -> Light:
+        if isinstance(reference, str | os.PathLike):
+            path = pathlib.Path(reference)
+            photo = decode_photo(read_bytes(path), path)
+        else:
+            photo = np.asarray(reference)
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or not photo.size:
+            raise InputError(
+                f"reference: found {photo.dtype} of shape {photo.shape}, expected a photo, uint8 "
+                "[H, W, 3]"
+            )
+        return _measure_light(as_float(resize_photo(photo, self.spec.image_size)))
 
     def _result(
         self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]

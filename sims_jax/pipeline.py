@@ -26,6 +26,7 @@ from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import CanvasConfig, elide, paste
+from sims_jax.canvas.light import Light, relight
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,
@@ -129,6 +130,7 @@ def render(
     pixels: Pixels,
     *,
     adherence: str | None = None,
+    reference: Light | None = None,
 ) -> Synthesis:
     """Photos of layouts from matched segments; differentiable back to f and the transformer.
 
@@ -137,10 +139,11 @@ def render(
       layouts: class ids, 255 void.
       matches, pixels: from `match` and `gather`.
       adherence: "segment" or "layout" instead of the config's (`CanvasConfig`).
+      reference: the light that all segments are brought into; None leaves each its photo's.
     """
     networks = params.networks
     adherence = adherence or networks.canvas.adherence
-    place = functools.partial(_place_segments, params, adherence=adherence)
+    place = functools.partial(_place_segments, params, adherence=adherence, reference=reference)
     canvas, affine, rank = jax.lax.map(lambda one: place(*one), (layouts, matches.segments, pixels))
     index = jnp.arange(rank.shape[-1], dtype=canvas.source.dtype)
     return Synthesis(
@@ -179,6 +182,7 @@ def synthesize(
     exclude: Bool[Array, "B P"] | None = None,
     instances: Int[Array, "B H W"] | None = None,
     adherence: str | None = None,
+    reference: Light | None = None,
 ) -> tuple[Synthesis, Matches]:
     """Layouts in, photos out: one program from components to pixels.
 
@@ -189,6 +193,7 @@ def synthesize(
       exclude: photos of the bank that may not be used, for each layout.
       instances: instance ids (0 none), which cut the segments where given.
       adherence: "segment" or "layout" instead of the config's.
+      reference: the light that all segments are brought into.
     """
     matches = match(
         bank.rows,
@@ -198,7 +203,9 @@ def synthesize(
         instances=instances,
     )
     matches = choose_candidate(matches, candidate)
-    return render(params, layouts, matches, gather(bank, matches), adherence=adherence), matches
+    pixels = gather(bank, matches)
+    options = {"adherence": adherence, "reference": reference}
+    return render(params, layouts, matches, pixels, **options), matches
 
 
 def synthesize_from_disk(
@@ -210,6 +217,7 @@ def synthesize_from_disk(
     exclude: Bool[np.ndarray, "B P"] | None = None,
     instances: Int[np.ndarray, "B H W"] | None = None,
     adherence: str | None = None,
+    reference: Light | None = None,
 ) -> tuple[Synthesis, Matches]:
     """`synthesize` of a bank whose photos, or rows too, are on disk; not to be jitted.
 
@@ -225,7 +233,7 @@ def synthesize_from_disk(
     photos, row = bank.fetch(np.asarray(chosen_rows(matches)))
     spec = bank.store.spec
     synthesis = _render_photos(
-        params, layouts, matches, photos, row, spec=spec, adherence=adherence
+        params, layouts, matches, photos, row, spec=spec, adherence=adherence, reference=reference
     )
     return synthesis, matches
 
@@ -240,8 +248,10 @@ def _render_photos(
     *,
     spec: BankSpec,
     adherence: str | None,
+    reference: Light | None,
 ) -> Synthesis:
-    return render(params, layouts, matches, cut_pixels(photos, spec, row), adherence=adherence)
+    pixels = cut_pixels(photos, spec, row)
+    return render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
 
 
 def _place_segments(
@@ -251,6 +261,7 @@ def _place_segments(
     pixels: Pixels,
     *,
     adherence: str,
+    reference: Light | None,
 ) -> tuple[Canvas, Float[Array, "N 2 3"], Int[Array, "N"]]:
     """One layout: (canvas, affine of each segment, rank of each segment)."""
     networks = params.networks
@@ -265,6 +276,7 @@ def _place_segments(
         affine = align(
             params.transformer, networks.transformer, num_classes, photo, mask, target, layouts
         )
+        photo = photo if reference is None else relight(photo, reference)
         warped = jax.vmap(sample_affine)(photo, affine)
         cut = mask.astype(jnp.float32)[..., None]
         kept = jax.vmap(sample_affine)(cut, jax.lax.stop_gradient(affine))[..., 0]

@@ -52,6 +52,9 @@ def synthesize_parser() -> argparse.ArgumentParser:
         help="segment: segments keep their silhouettes; layout: the photo follows the layout",
     )
     parser.add_argument(
+        "--reference", type=pathlib.Path, help="a photo whose light all segments are brought into"
+    )
+    parser.add_argument(
         "--photos",
         choices=("device", "disk"),
         help="of the bank: on the devices, or for more than fits there read when they are used",
@@ -95,6 +98,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 adherence=arguments.adherence,
                 instances=instance_ids,
                 coarse=arguments.coarse,
+                reference=arguments.reference,
             )
             if not made:  # the model takes the flags
                 # Whoever takes a photo out of the bank needs to find what was made of it: what

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sims_jax.bank.photo import as_float
+from sims_jax.canvas.light import measure_light, relight
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import judge as judging
+from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
 from sims_jax.nets.layers import average_pool, upsample
-from sims_jax.ops.sheet import write_picture
+from sims_jax.ops.sheet import to_uint8, write_picture
 
 # What must be passed for a score to have moved from the real photos' own.
 MOVED = {"spectrum_gap": 0.25, "gradient_ratio": 0.15, "tint": 3.0, "flat_share": 0.01}
@@ -157,6 +160,37 @@ def test_photos_of_coarse_layouts_are_judged_by_the_fine_ones(
     assert scores["nearest"]["layout_miou"] < scores["fine"]["layout_miou"] == 1
 
 
+def test_a_reference_is_not_judged_and_lends_its_light_to_all(
+    workdir, tiny_model, tiny_stores, monkeypatch
+):
+    heldout = tiny_stores[1]
+    light = measure_light(as_float(heldout.photo[1]))
+    crn = tiny_model.without_bank()
+    monkeypatch.setattr("sims_jax.load", lambda _: tiny_model)
+    monkeypatch.setattr(judged_sets, "train_without_canvas", lambda *_: crn)
+    seen = {}
+    monkeypatch.setattr(report, "write_picture", lambda *_: None)
+    look_at = protocol.look_at
+
+    def spy(photo, layout, *more):
+        seen[len(seen)] = photo
+        return look_at(photo, layout, *more)
+
+    monkeypatch.setattr(protocol, "look_at", spy)
+    found = run(workdir, f"--reference={heldout.ids[1]}", "--baselines")
+    assert list(found["scores"]) == ["real", "photos", "canvas", "crn"]
+    assert found["protocol"]["n"] == len(heldout.ids) - 1
+    assert found["protocol"]["reference"] == heldout.ids[1]
+    assert (workdir / "evaluate" / "val-reference.json").exists()
+    np.testing.assert_array_equal(seen[0], np.delete(heldout.photo, 1, axis=0))
+    expected = tiny_model.synthesize(heldout.layout[0], reference=heldout.photo[1]).photo
+    np.testing.assert_array_equal(seen[1][0], to_uint8(expected))
+    expected = relight(to_uint8(crn.synthesize(heldout.layout[2]).photo) / np.float32(255), light)
+    np.testing.assert_allclose(seen[3][1].astype(int), 255 * expected, atol=1)
+    with pytest.raises(InputError, match="--reference"):
+        run(workdir, "--reference=nobody")
+
+
 def test_photos_of_others_are_judged(workdir, tiny_stores):
     heldout = tiny_stores[1]
     folder = workdir / "theirs"
@@ -187,7 +221,8 @@ def test_the_standard_distance_is_told_where_its_network_is_given(
 
 
 def test_flags_that_do_not_go_together_are_refused(workdir):
-    apart = ["--photos=x", "--baselines"], ["--photos=x", "--coarse"], ["--coarse", "--baselines"]
+    values = {"photos": "--photos=x", "reference": "--reference=x"}
+    apart = [[values.get(flag, f"--{flag}") for flag in flags] for flags in report.APART]
     for flags in (["--layouts=x"], ["--layouts=x", "--real=y"], *apart):
         with pytest.raises(InputError):
             run(workdir, *flags)

@@ -181,6 +181,23 @@ def test_excluded_photos_and_other_candidates(tiny_model, layouts):
     assert all(a.score >= b.score for a, b in zip(best.segments, second.segments, strict=True))
 
 
+def test_a_reference_gives_all_segments_its_light(tiny_model, layouts, tmp_path):
+    own = tiny_model.synthesize(layouts[0])
+    rng = np.random.default_rng(0)
+    dusk = rng.integers(20, 40, (30, 40, 3)).astype(np.uint8)
+    result = tiny_model.synthesize(layouts[0], reference=dusk)
+    there = own.canvas_mask > 0
+    np.testing.assert_array_equal(result.canvas_mask, own.canvas_mask)
+    assert [s.row_id for s in result.segments] == [s.row_id for s in own.segments]
+    assert own.canvas[there].mean() > 0.2 > result.canvas[there].mean() > 0.05
+    Image.fromarray(dusk).save(tmp_path / "dusk.png")
+    read = tiny_model.synthesize(layouts[0], reference=tmp_path / "dusk.png")
+    np.testing.assert_array_equal(read.photo, result.photo)
+    for wrong in (dusk / 255.0, dusk[..., 0], dusk[:0], tmp_path / "none.png"):
+        with pytest.raises(InputError, match="uint8|none.png"):
+            tiny_model.synthesize(layouts[0], reference=wrong)
+
+
 def test_a_row_of_ones_own_choice(found, tiny_model):
     _, _, matches, _ = jax.device_get(found)
     row = matches.row.copy()

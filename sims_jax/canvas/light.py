@@ -1,0 +1,47 @@
+"""The light of a photo: what its colours are like as a whole, and photos in the light of another.
+
+Segments of many photos lie side by side in a canvas, one from a sunlit street, the next from dusk.
+Moved into the light of one reference photo they agree, and whoever chooses it chooses the mood. A
+photo moves as a whole and its segments with it: what is dark within it stays so.
+
+Source: the map of `sims_jax.ops.color`. Not in SIMS, which leaves light to the synthesis network.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from sims_jax.ops.color import color_map
+
+# Products in full float32: see `sims_jax.ops.color`.
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+@struct.dataclass
+class Light:
+    """Mean and covariance of a photo's colours in [0, 1]."""
+
+    mean: Float[Array, "*B 3"]
+    cov: Float[Array, "*B 3 3"]
+
+
+def measure_light(photo: Float[Array, "*B H W 3"]) -> Light:
+    """The light of photos in [0, 1]."""
+    mean = photo.mean(axis=(-3, -2))
+    centred = photo - mean[..., None, None, :]
+    total = jnp.einsum("...hwi,...hwj->...ij", centred, centred, precision=_EXACT)
+    return Light(mean=mean, cov=total / (photo.shape[-3] * photo.shape[-2]))
+
+
+def relight(photo: Float[Array, "*B H W 3"], reference: Light) -> Float[Array, "*B H W 3"]:
+    """Photos in [0, 1] whose colours have the mean and the covariance of the reference's.
+
+    Differentiable. Clipped, where a colour would leave [0, 1]; a photo of the reference's own light
+    stays as it is, up to rounding.
+    """
+    own = measure_light(photo)
+    linear = color_map(own.cov, jnp.broadcast_to(reference.cov, own.cov.shape))
+    centred = photo - own.mean[..., None, None, :]
+    moved = jnp.einsum("...hwi,...ij->...hwj", centred, linear, precision=_EXACT)
+    return jnp.clip(moved + reference.mean[..., None, None, :], 0.0, 1.0)

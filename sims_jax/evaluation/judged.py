@@ -1,0 +1,182 @@
+"""What is judged: photos that the workdir's model makes of held-out layouts, or photos of others.
+
+A set is a name and photos of all layouts, at the working size: `photos`, `canvas`, `crn`, ...
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+import sims_jax
+from sims_jax.bank.photo import as_float, resize_photo
+from sims_jax.bank.store import Store
+from sims_jax.canvas.light import measure_light, relight
+from sims_jax.data.listing import list_images
+from sims_jax.errors import InputError
+from sims_jax.evaluation import protocol
+from sims_jax.evaluation.baselines import raw_canvas, train_without_canvas
+from sims_jax.images import decode_photo, read_bytes
+from sims_jax.labels import LAYOUT_SUFFIXES, VOID, read_layout
+from sims_jax.metrics import confusion_matrix, mean_iou
+from sims_jax.model import Model
+from sims_jax.ops.nearest import fill_nearest
+from sims_jax.ops.resize import resize_labels
+from sims_jax.ops.sheet import to_uint8
+from sims_jax.progress import progress
+from sims_jax.result import Result
+
+MOST_STRETCHED = 0.02  # of a photo's proportions
+
+Sets = dict[str, UInt8[np.ndarray, "n H W 3"]]
+Told = dict[str, dict[str, float]]  # what the making of a set says of it, by its name
+
+
+def make_sets(
+    arguments: argparse.Namespace,
+    heldout: Store,
+    reference: UInt8[np.ndarray, "H W 3"] | None,
+    folder: pathlib.Path,
+) -> tuple[Sets, Told]:
+    """The photos that the flags ask for: `photos` first, then what they are compared with.
+
+    Args:
+      heldout: the layouts, and their real photos.
+      reference: the photo whose light all are made in.
+      folder: where networks that an evaluation trains are kept.
+    """
+    if arguments.photos:
+        return {"photos": _read_photos(arguments.photos, heldout)}, {}
+    model = sims_jax.load(arguments.workdir)
+    if arguments.coarse:
+        return _make_coarse_photos(model, heldout)
+    results = _synthesize("synthesize", model, heldout.layout, reference=reference)
+    sets = {"photos": _stack(results, lambda result: result.photo)}
+    sources = [{s.photo_id for s in result.segments if s.used} for result in results]
+    told = {
+        "bank_share": float(np.mean([result.canvas_mask.mean() for result in results])),
+        "source_photos": float(np.mean([len(some) for some in sources])),
+    }
+    if arguments.baselines:
+        sets["canvas"] = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
+        crn = train_without_canvas(arguments.workdir, folder, model)
+        sets["crn"] = _make_crn_photos(crn, heldout, reference)
+    return sets, {"photos": told}
+
+
+def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -> np.ndarray:
+    """Photos without a bank; in the light of a reference, each as a whole."""
+    photos = _stack(
+        _synthesize("synthesize without a bank", crn, heldout.layout), lambda r: r.photo
+    )
+    if reference is None:
+        return photos
+    light = measure_light(as_float(reference))
+    return to_uint8(np.asarray(relight(as_float(photos), light)))
+
+
+def _make_coarse_photos(model: Model, heldout: Store) -> tuple[Sets, Told]:
+    """Photos of coarse layouts made dense, of those filled with their nearest labels, of the fine.
+
+    With the mIoU of the layout that each set follows.
+    """
+    fill = jax.jit(lambda coarse: fill_nearest(coarse, coarse != VOID)[0])
+    nearest = np.stack([fill(coarse) for coarse in heldout.coarse])
+    results = {
+        "photos": _synthesize("synthesize coarse", model, heldout.coarse, coarse=True),
+        "nearest": _synthesize("synthesize nearest", model, nearest),
+        "fine": _synthesize("synthesize fine", model, heldout.layout),
+    }
+    classes = model.labels.num_classes
+    layouts = {name: np.stack([one.layout for one in some]) for name, some in results.items()}
+    return {name: _stack(some, lambda one: one.photo) for name, some in results.items()}, {
+        name: {"layout_miou": mean_iou(confusion_matrix(layout, heldout.layout, classes))}
+        for name, layout in layouts.items()
+    }
+
+
+def _synthesize(name: str, model: Model, layouts: np.ndarray, **options: Any) -> list[Result]:
+    results = []
+    with progress(name, len(layouts)) as bar:
+        for layout in layouts:
+            results.append(model.synthesize(layout, **options))
+            bar.update()
+    return results
+
+
+def _stack(results: list[Result], picture: Callable[[Result], np.ndarray]) -> np.ndarray:
+    return np.stack([to_uint8(picture(result)) for result in results])
+
+
+def set_aside(photo_id: str, heldout: Store) -> tuple[np.ndarray, Store]:
+    """A held-out photo, and the store without it."""
+    if photo_id not in heldout.ids:
+        raise InputError(
+            f"--reference: found {photo_id!r}, expected the id of a held-out photo, as "
+            f"{heldout.ids[0]!r}; for other photos make them with synthesize.py, and give --photos"
+        )
+    index = heldout.ids.index(photo_id)
+    others = [i for i in range(len(heldout.ids)) if i != index]
+
+    def choose(values):
+        return tuple(values[i] for i in others)
+
+    judged = dataclasses.replace(
+        heldout,
+        ids=choose(heldout.ids),
+        videos=choose(heldout.videos),
+        photo=heldout.photo[others],
+        layout=heldout.layout[others],
+    )
+    return heldout.photo[index], judged
+
+
+def check_count(found: int, where: pathlib.Path) -> None:
+    if found < protocol.LEAST_PHOTOS:
+        raise InputError(
+            f"{where}: found {found} layouts, expected {protocol.LEAST_PHOTOS} or more; add some"
+        )
+
+
+def read_judged(layouts: pathlib.Path, real: pathlib.Path, store: Store, heldout: Store) -> Store:
+    """The held-out store with other photos and layouts in it.
+
+    Those that the workdir has by the same id are of the same video, others each of its own.
+    """
+    paths = list_images(layouts, suffixes=LAYOUT_SUFFIXES)
+    check_count(len(paths), layouts)
+    labels, size = heldout.spec.labels, heldout.spec.image_size
+    ids = tuple(paths)
+    read = [resize_labels(read_layout(path, labels), size) for path in paths.values()]
+    known = {i: video for s in (store, heldout) for i, video in zip(s.ids, s.videos, strict=True)}
+    videos = tuple(known.get(photo_id, photo_id) for photo_id in ids)
+    judged = dataclasses.replace(heldout, ids=ids, videos=videos, layout=np.stack(read))
+    return dataclasses.replace(judged, photo=_read_photos(real, judged))
+
+
+def _read_photos(folder: pathlib.Path, judged: Store) -> np.ndarray:
+    """Photos of the judged layouts, by name, at the working size."""
+    there = list_images(folder)
+    missing = [photo_id for photo_id in judged.ids if photo_id not in there]
+    if missing:
+        raise InputError(
+            f"{folder / missing[0]}.png: not found, expected a photo for each of the "
+            f"{len(judged.ids)} layouts ({len(missing)} are missing); make them"
+        )
+    return np.stack([_read_photo(there[i], judged.spec.image_size) for i in judged.ids])
+
+
+def _read_photo(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    photo = decode_photo(read_bytes(path), path)
+    height, width = photo.shape[:2]
+    if abs(width * size[0] / (height * size[1]) - 1) > MOST_STRETCHED:
+        raise InputError(
+            f"{path}: found {width}x{height} pixels, expected the proportions of {size[1]}x"
+            f"{size[0]}, the model's size; crop it"
+        )
+    return resize_photo(photo, size)

@@ -1,0 +1,65 @@
+"""The light of photos: a float64 twin, what a relit photo promises, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sims_jax.canvas.light import Light, measure_light, relight
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Two photos, one dark and of little contrast."""
+    rng = np.random.default_rng(0)
+    tint = rng.normal(size=(3, 3)) / 4
+    bright, dark = rng.normal(size=(2, 24, 32, 3)).astype(np.float32)
+    return jnp.asarray([0.6 + 0.1 * bright @ tint, 0.2 + 0.03 * dark], jnp.float32)
+
+
+def test_light_is_mean_and_covariance(photos):
+    light = measure_light(photos)
+    for i, photo in enumerate(np.asarray(photos, np.float64)):
+        colors = photo.reshape(-1, 3)
+        np.testing.assert_allclose(light.mean[i], colors.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(light.cov[i], np.cov(colors.T, ddof=0), atol=1e-7)
+
+
+def test_a_relit_photo_has_the_light_of_the_reference(photos):
+    reference = measure_light(photos[1])
+    relit = jax.jit(relight)(photos, reference)
+    assert relit.min() > 0 and relit.max() < 1  # nothing is clipped, so that
+    found = measure_light(relit)
+    for i in range(2):
+        np.testing.assert_allclose(found.mean[i], reference.mean, atol=1e-5)
+        np.testing.assert_allclose(found.cov[i], reference.cov, atol=2e-5)
+
+
+def test_a_photo_in_its_own_light_stays(photos):
+    for photo in photos:
+        np.testing.assert_allclose(relight(photo, measure_light(photo)), photo, atol=1e-4)
+
+
+def test_colours_stay_in_range_and_in_order(photos):
+    """Whatever the reference: a brighter grey stays the brighter one."""
+    grey = jnp.repeat(jnp.linspace(0, 1, 64).reshape(8, 8, 1), 3, axis=-1)
+    extreme = Light(mean=jnp.full(3, 0.5), cov=jnp.eye(3))
+    relit = relight(grey, extreme)
+    assert relit.min() == 0 and relit.max() == 1
+    assert (jnp.diff(relit.reshape(-1, 3), axis=0) >= 0).all()
+
+
+def test_flat_photos_and_gradients_are_finite(photos):
+    flat = jnp.full((4, 4, 3), 0.5)
+    reference = measure_light(photos[0])
+    np.testing.assert_allclose(
+        relight(flat, reference), jnp.broadcast_to(reference.mean, flat.shape)
+    )
+    slope = jax.grad(lambda photo: relight(photo, reference)[0, 0].sum())(flat)
+    assert np.isfinite(slope).all()
+
+
+def test_vmap_is_the_batch(photos):
+    reference = measure_light(photos[1])
+    one_by_one = jax.vmap(relight, (0, None))(photos, reference)
+    np.testing.assert_allclose(one_by_one, relight(photos, reference), atol=1e-6)
