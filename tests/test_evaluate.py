@@ -56,6 +56,12 @@ def test_real_photos_are_like_themselves(judged):
         assert found[name] == pytest.approx(0, abs=1e-6), name
     assert found["gradient_ratio"] == pytest.approx(1)
     assert all(value > 0 for value in protocol.half_distances(real).values())
+    own = protocol.bank_distances(judged[2].photo, judged[2].layout, judged[0], real)
+    blurred = protocol.bank_distances(blur(judged[2].photo), judged[2].layout, judged[0], real)
+    for name in ("frechet", "frechet_patches", "spectrum_gap"):
+        assert abs(own[name]) < 1e-6 < blurred[name], name
+    assert own["gradient_ratio"] == pytest.approx(1)
+    assert blurred["gradient_ratio"] < 0.9
 
 
 def test_shuffled_photos_lose_their_layouts_alone(judged):

@@ -194,7 +194,7 @@ def test_a_reference_gives_all_segments_its_light(tiny_model, layouts, tmp_path)
     read = tiny_model.synthesize(layouts[0], reference=tmp_path / "dusk.png")
     np.testing.assert_array_equal(read.photo, result.photo)
     for wrong in (dusk / 255.0, dusk[..., 0], dusk[:0], tmp_path / "none.png"):
-        with pytest.raises(InputError, match="uint8|none.png"):
+        with pytest.raises(InputError, match=r"uint8|none\.png"):
             tiny_model.synthesize(layouts[0], reference=wrong)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 import zlib
 
 import jax
@@ -82,6 +81,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             for name, y in table.items()
         },
         "real_halves": protocol.half_distances(real),
+        "bank": protocol.bank_distances(store.photo, store.layout, judge, real),
         "classes": {name: _by_class(photos, heldout) for name, photos in looked.items()},
         "videos": _by_video(functions, heldout),
     }
@@ -182,6 +182,11 @@ def _tell(report: dict) -> None:
     for key in (key for key in sets["photos"] if key not in meanings):
         cells = [f"{s[key]:.4g}" if key in s else "" for s in sets.values()]
         print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
-    print("halves of the real photos to each other: " + json.dumps(report["real_halves"]))
+    print("halves of the real photos to each other: " + _in_short(report["real_halves"]))
+    print("photos of the bank to the real ones: " + _in_short(report["bank"]))
     for key, meaning in meanings.items():
         print(f"  {key}: {meaning}")
+
+
+def _in_short(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
