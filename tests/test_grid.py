@@ -65,7 +65,7 @@ def test_parts_count_every_labelled_cell_and_bound_what_contexts_share():
     layouts = blocky_layouts(4, 4, spec.image_size)
     component = jitted_split(layouts, spec=spec).component
     found = jax.device_get(describe(component, layouts, spec=spec))
-    counts = found.context_parts.astype(int)
+    counts = found.context_parts.astype(int).swapaxes(1, 2)
     assert counts.shape[-1] == CONTEXT_BANDS * 6
     np.testing.assert_array_equal(counts.sum(axis=-1), found.outline[..., LABELLED])
     contexts = unpack(found.context, spec.grid)
@@ -75,7 +75,8 @@ def test_parts_count_every_labelled_cell_and_bound_what_contexts_share():
         shared = (contexts[a][:, None] & contexts[b][None] & equal).sum(axis=(-2, -1))
         bound = np.minimum(counts[a][:, None], counts[b][None]).sum(axis=-1)
         assert (bound >= shared).all()
-    parts, masks = found.mask_parts.astype(int), unpack(found.mask, spec.grid)
+    parts = found.mask_parts.astype(int).swapaxes(1, 2)
+    masks = unpack(found.mask, spec.grid)
     assert parts.shape[-1] == MASK_BANDS * 2
     np.testing.assert_array_equal(parts.sum(axis=-1), found.outline[..., AREA])
     bound = np.minimum(parts[0][:, None], parts[1][None]).sum(axis=-1)

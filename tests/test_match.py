@@ -241,14 +241,14 @@ def test_a_first_floor_rules_rows_out(crowd, monkeypatch, devices):
     monkeypatch.setattr(search, "_FIRST_TILE_OF", 2)
     monkeypatch.setattr(search, "_FIRST_TILES", (1, 2))
     floors = []
-    first_floor = search._first_floor
+    look_first = search._look_first
 
     def keep(*arguments):
-        floor = first_floor(*arguments)
-        jax.debug.callback(lambda value: floors.append(np.asarray(value)), floor)
-        return floor
+        best, left = look_first(*arguments)
+        jax.debug.callback(lambda score: floors.append(np.asarray(score)), best.score[:, -1])
+        return best, left
 
-    monkeypatch.setattr(search, "_first_floor", keep)
+    monkeypatch.setattr(search, "_look_first", keep)
     exclude = np.zeros((2, 120), bool)
     exclude[0, 60:] = exclude[1, ::2] = True
     rows = bank_of(photos, spec, jax.devices()[:devices]).rows

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.ops.bits import count_bits, pack_bits, pack_bits_numpy, read_bits
+from sims_jax.ops.bits import count_bits, find_bit, pack_bits, pack_bits_numpy, read_bits
 
 COUNTS = (1, 31, 32, 33, 100, 256)
 
@@ -47,3 +47,11 @@ def test_count_bits():
     words = pack_bits(jnp.asarray(mask))
     np.testing.assert_array_equal(count_bits(words), mask.sum(-1))
     np.testing.assert_array_equal(jax.jit(jax.vmap(count_bits))(words), mask.sum(-1))
+
+
+def test_find_bit_finds_each_in_turn():
+    for word in (1, 0x80000000, 0xFFFFFFFF, 0x00018000, 0xA5A5005A):
+        expected = [bit for bit in range(32) if word >> bit & 1]
+        rank = jnp.arange(len(expected), dtype=jnp.int32)
+        words = jnp.full(rank.shape, word, jnp.uint32)
+        np.testing.assert_array_equal(find_bit(words, rank), expected)

@@ -25,8 +25,6 @@ _MOST_NUMBERS = 2**31 - 1  # of rows: photo * N + component, int32
 # How much rows differ: where their boxes lie, in frames, and how large they are, in logarithms.
 _ALIKE_WEIGHTS = np.array([1.0, 1.5, 0.6, 0.6], np.float32)  # y, x, height, width
 
-_OF_SEGMENTS = ("outline", "mask_parts", "context_parts", "mask")
-
 _describe = jax.jit(describe_segments, static_argnames="spec")
 
 
@@ -216,7 +214,10 @@ def _describe_rows(share: Share, spec: BankSpec) -> tuple[dict[str, np.ndarray],
         described = {
             "row": place * spec.max_segments + number,
             "class_id": share.class_id[some][photo, number],
-            **{name: getattr(grid, name)[photo, number] for name in _OF_SEGMENTS},
+            "outline": grid.outline[photo, number],
+            "mask_parts": grid.mask_parts[photo, :, number],
+            "context_parts": grid.context_parts[photo, :, number],
+            "mask": grid.mask[photo, number],
         }
         for name, new in described.items():
             if name not in values:  # all at once: pieces, joined at the end, would be held twice

@@ -33,11 +33,14 @@ CONTEXT_KINDS = 16
 
 @struct.dataclass
 class GridSegments:
-    """N segments of each layout. A context is the box of a segment, enlarged."""
+    """N segments of each layout. A context is the box of a segment, enlarged.
+
+    Counts have the segments side by side, as they are counted.
+    """
 
     outline: Int[Array, "*B N 10"]  # area, box, context, labelled cells in the context
-    mask_parts: UInt8[Array, "*B N parts"] | UInt16[Array, "*B N parts"]  # see `MASK_BANDS`
-    context_parts: UInt8[Array, "*B N counts"] | UInt16[Array, "*B N counts"]
+    mask_parts: UInt8[Array, "*B parts N"] | UInt16[Array, "*B parts N"]  # see `MASK_BANDS`
+    context_parts: UInt8[Array, "*B counts N"] | UInt16[Array, "*B counts N"]
     mask: UInt32[Array, "*B N words"]
     context: UInt32[Array, "*B N words"]  # its labelled cells
     labels: UInt32[Array, "*B bits words"]  # bit by bit the class ids of the layout, void as C
@@ -62,69 +65,76 @@ def _describe_one(
 ) -> GridSegments:
     cells, labels = resize_labels(component, spec.grid), resize_labels(layout, spec.grid)
     num_classes = spec.labels.num_classes
-    mask = _equal_bits(cells, spec.max_segments)
+    number = jnp.arange(spec.max_segments, dtype=jnp.uint32)
+    planes = _bit_planes(cells, spec.max_segments)
+    mask = _equal_bits(planes[:, None], number[:, None])
     box_yx = component_boxes(cells, spec.max_segments)
     context_yx = enlarge_box(box_yx, CONTEXT_FRAC, spec.grid)
-    labelled = labels != VOID
-    context = box_bits(context_yx, spec.grid) & _pack(labelled)
-    codes = jnp.minimum(labels, jnp.uint8(num_classes))
-    bit = jnp.arange(num_classes.bit_length(), dtype=jnp.uint8)[:, None, None]
-    bits = _pack(((codes >> bit) & jnp.uint8(1)).astype(bool))
+    labelled = _pack(labels != VOID)
+    context = box_bits(context_yx, spec.grid) & labelled
+    outline = [count_bits(mask)[:, None], box_yx, context_yx, count_bits(context)[:, None]]
+    codes = jnp.minimum(labels, jnp.uint8(num_classes)).astype(jnp.int32)
     return GridSegments(
-        outline=jnp.concatenate(
-            [count_bits(mask)[:, None], box_yx, context_yx, count_bits(context)[:, None]], axis=-1
-        ),
-        mask_parts=_count_halves(mask, spec.grid),
-        context_parts=_count_kinds(context, labels, spec),
+        outline=jnp.concatenate(outline, axis=-1),
+        mask_parts=_count_halves(_equal_bits(planes[..., None], number), spec.grid),
+        context_parts=_count_kinds(context_yx, labelled, labels, spec),
         mask=mask,
         context=context,
-        labels=bits,
+        labels=_bit_planes(codes, num_classes + 1)[:-1],
     )
 
 
-def _count_halves(mask: UInt32[Array, "N words"], grid: tuple[int, int]) -> Array:
-    """Cells of masks, by part of the frame; [N, counts]."""
+def _count_halves(mask: UInt32[Array, "words N"], grid: tuple[int, int]) -> Array:
+    """Cells of masks, by part of the frame; [counts, N]."""
     halves = jnp.array([[0x0000FFFF], [0xFFFF0000]], jnp.uint32)
-    halves = jnp.broadcast_to(halves, (2, mask.shape[-1]))
-    return _count_in_bands(mask, halves, MASK_BANDS, WORD_BITS // 2, grid)
+    halves = jnp.broadcast_to(halves, (2, len(mask)))
+    return _count_in_bands(_cut_rows(mask, grid), halves, MASK_BANDS, WORD_BITS // 2)
 
 
 def _count_kinds(
-    context: UInt32[Array, "N words"], labels: UInt8[Array, "h w"], spec: BankSpec
+    context_yx: Int[Array, "N 4"],
+    labelled: UInt32[Array, "words"],
+    labels: UInt8[Array, "h w"],
+    spec: BankSpec,
 ) -> Array:
-    """Labels of contexts, by part of the frame and kind of class; [N, counts]."""
+    """Labels of contexts, by part of the frame and kind of class; [counts, N]."""
     kinds = min(spec.labels.num_classes, CONTEXT_KINDS)
-    of_kind = jnp.where(labels == VOID, kinds, labels % jnp.uint8(kinds)).astype(jnp.int32)
-    return _count_in_bands(
-        context, _equal_bits(of_kind, kinds), CONTEXT_BANDS, WORD_BITS, spec.grid
-    )
+    kind = jnp.where(labels == VOID, -1, (labels % jnp.uint8(kinds)).astype(jnp.int32))
+    number = jnp.arange(kinds, dtype=jnp.uint32)[:, None]
+    of_kind = _equal_bits(_bit_planes(kind, kinds)[:, None], number)
+    y, column = np.indices((spec.grid[0], _words_a_row(spec.grid)), np.int32)[..., None]
+    y0, x0, y1, x1 = context_yx.T
+    inside = jnp.where((y >= y0) & (y < y1), _between(x0, x1, column), jnp.uint32(0))
+    cells = inside & _cut_rows(labelled[:, None], spec.grid)
+    return _count_in_bands(cells, of_kind, CONTEXT_BANDS, WORD_BITS)
+
+
+def _cut_rows(
+    words: UInt32[Array, "words N"], grid: tuple[int, int]
+) -> UInt32[Array, "h columns N"]:
+    columns = _words_a_row(grid)
+    return words[: grid[0] * columns].reshape(grid[0], columns, -1)
 
 
 def _count_in_bands(
-    cells: UInt32[Array, "N words"],
-    kinds: UInt32[Array, "kinds words"],
-    bands: int,
-    width: int,
-    grid: tuple[int, int],
+    cells: UInt32[Array, "h columns N"], kinds: UInt32[Array, "kinds words"], bands: int, width: int
 ) -> Array:
-    """Cells of each kind, by band of the frame, kind and column of words; [N, counts].
+    """Cells of each kind, by band of the frame, kind and column of words; [counts, N].
 
     Of one word are no more than `width` of a kind.
     """
-    height, columns = grid[0], _words_a_row(grid)
-    cells, kinds = (x[:, : height * columns].reshape(-1, height, columns) for x in (cells, kinds))
-    # The segments side by side: all are counted at once.
-    cells = jax.lax.optimization_barrier(jnp.moveaxis(cells, 0, -1))
+    height, columns, count = cells.shape
+    kinds = kinds[:, : height * columns].reshape(-1, height, columns, 1)
     ends = [band * height // bands for band in range(bands + 1)]
     rows = [range(start, stop) for start, stop in itertools.pairwise(ends)]
+    # Row by row, and all segments side by side: so it is vectorised.
+    none = jnp.zeros((len(kinds), columns, count), jnp.uint32)
+    counts = [
+        sum((jax.lax.population_count(cells[y] & kinds[:, y]) for y in band_rows), start=none)
+        for band_rows in rows
+    ]
     dtype = jnp.uint8 if width * max(map(len, rows)) < 2**8 else jnp.uint16
-    counts = jnp.zeros((bands, len(kinds), columns, cells.shape[-1]), dtype)
-    for band, band_rows in enumerate(rows):
-        total = jnp.uint32(0)
-        for y in band_rows:
-            total += jax.lax.population_count(cells[y] & kinds[:, y, :, None])
-        counts = counts.at[band].set(total.astype(dtype))
-    return counts.reshape(-1, counts.shape[-1]).T
+    return jnp.stack(counts).astype(dtype).reshape(-1, count)
 
 
 def box_bits(box_yx: Int[Array, "N 4"], grid: tuple[int, int]) -> UInt32[Array, "N words"]:
@@ -141,11 +151,19 @@ def box_group(
     words = _words_a_row(grid)
     y, column = np.divmod(np.arange(index * LANES, (index + 1) * LANES, dtype=np.int32), words)
 
-    def before(cell: Int[Array, "N 1"]) -> UInt32[Array, "N LANES"]:
+    return jnp.where((y >= y0) & (y < y1), _between(x0, x1, column), jnp.uint32(0))
+
+
+def _between(
+    x0: Int[Array, "*#B"], x1: Int[Array, "*#B"], column: Int[np.ndarray, "*#B"]
+) -> UInt32[Array, "*B"]:
+    """The cells x0 to x1 of a row, in its word `column`."""
+
+    def before(cell: Array) -> Array:
         missing = WORD_BITS - jnp.clip(cell - WORD_BITS * column, 0, WORD_BITS)
         return jnp.uint32(2**WORD_BITS - 1) >> missing.astype(jnp.uint32)  # by 32: none is left
 
-    return jnp.where((y >= y0) & (y < y1), before(x1) & ~before(x0), jnp.uint32(0))
+    return before(x1) & ~before(x0)
 
 
 def num_groups(grid: tuple[int, int]) -> int:
@@ -163,15 +181,18 @@ def _pack(mask: Bool[Array, "*B h w"]) -> UInt32[Array, "*B words"]:
     return jnp.pad(words, [(0, 0)] * (words.ndim - 1) + [(0, -words.shape[-1] % LANES)])
 
 
-def _equal_bits(values: Int[Array, "h w"], count: int) -> UInt32[Array, "count words"]:
-    """Where a map is 0, where it is 1, and so on."""
-    missing = -values.shape[1] % WORD_BITS
-    values = jnp.pad(values, ((0, 0), (0, missing)), constant_values=-1).reshape(-1, WORD_BITS)
-    values = jnp.pad(values, ((0, -len(values) % LANES), (0, 0)), constant_values=-1)
-    # One bit of all words after the other, read from maps that have it side by side.
-    bits = jax.lax.optimization_barrier(values.T)
-    number = jnp.arange(count, dtype=values.dtype)[:, None]
-    words = jnp.zeros((count, len(values)), jnp.uint32)
-    for bit in range(WORD_BITS):
-        words |= (bits[bit] == number).astype(jnp.uint32) << jnp.uint32(bit)
-    return words
+def _bit_planes(values: Int[Array, "h w"], count: int) -> UInt32[Array, "planes words"]:
+    """Bit by bit a map of 0 to count - 1, then where it has one of these."""
+    there = (values >= 0) & (values < count)
+    bits = [(values >> bit) & 1 == 1 for bit in range((count - 1).bit_length())]
+    return _pack(jnp.stack([*bits, there]))
+
+
+def _equal_bits(
+    planes: UInt32[Array, "planes *#B"], number: UInt32[Array, "*#B"]
+) -> UInt32[Array, "*B"]:
+    """Where a map of such planes is `number`: all cells of a word at once."""
+    *bits, equal = planes
+    for bit, plane in enumerate(bits):
+        equal &= ~(plane ^ -(number >> bit & 1))
+    return equal

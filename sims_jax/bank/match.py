@@ -8,10 +8,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Int, Integer, UInt8, UInt32
+from jaxtyping import Array, Bool, Int, Integer, UInt8
 
-from sims_jax.bank.compare import Query
-from sims_jax.bank.grid import describe_segments
+from sims_jax.bank.grid import GridSegments, describe_segments
 from sims_jax.bank.search import Best, best_of, search_share
 from sims_jax.bank.segments import split_layout
 from sims_jax.types import BANK_AXIS, BankSpec, Matches, Rows
@@ -69,14 +68,6 @@ def search(
 ) -> Best:
     """`match` for layouts that have been split; the K best of each segment [B, N, K]."""
     grid = describe_segments(component, layouts, rows.spec)
-    batch, count = class_id.shape
-    layout = jnp.broadcast_to(jnp.arange(batch, dtype=jnp.int32)[:, None], class_id.shape)
-    parts = grid.mask_parts, grid.context_parts
-    each = class_id, layout, grid.outline, *parts, grid.mask, grid.context
-    queries = Query(*(x.reshape(batch * count, *x.shape[2:]) for x in each))
-    # One class after the other: what is read for one segment is read again for the next.
-    order = jnp.argsort(queries.class_id, descending=True)
-    queries = jax.tree.map(lambda x: x[order], queries)
     share = functools.partial(search_share, candidates=candidates)
     if rows.mesh is not None:
         bank, all_devices = PartitionSpec(BANK_AXIS), PartitionSpec()
@@ -87,19 +78,18 @@ def search(
             out_specs=all_devices,
             check_vma=False,
         )
-    best = share(rows, queries, grid.labels, exclude)
-    back = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype))
-    return jax.tree.map(lambda x: x[back].reshape(batch, count, candidates), best)
+    best = share(rows, grid, class_id, exclude)
+    return jax.tree.map(lambda x: x.reshape(*class_id.shape, candidates), best)
 
 
 def _search_shares(
     rows: Rows,
-    queries: Query,
-    labels: UInt32[Array, "B bits words"],
+    segments: GridSegments,
+    class_id: Int[Array, "B N"],
     exclude: Bool[Array, "B P"] | None,
     candidates: int,
 ) -> Best:
     """On one device of several: searches its share, and merges what all have found."""
-    own = search_share(rows, queries, labels, exclude, candidates)
+    own = search_share(rows, segments, class_id, exclude, candidates)
     found = jax.lax.all_gather(own, BANK_AXIS, axis=1, tiled=True)
     return best_of(found.score, found.row, candidates)

@@ -6,8 +6,8 @@ All segments of a batch go through it together. Rows are kept in tiles that lie 
 frame. Areas and boxes bound the score of all rows of a tile from above; counts of cells by part of
 the frame bound that of each row more closely. In the tiles with the highest bounds the most
 promising rows are scored: the worst of their K best is a floor, and what is bounded below it is
-out. Of what reaches it rows are bounded, then masks compared, then contexts; every step leaves few
-to the next.
+out. Of what reaches it, in these tiles and then in the others, rows are bounded, then masks
+compared, then contexts; every step leaves few to the next.
 """
 
 import functools
@@ -19,15 +19,17 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from sims_jax.bank.compare import Query, bound_rows, bound_tiles, compare_masks, score_rows
+from sims_jax.bank.grid import GridSegments
+from sims_jax.ops.bits import WORD_BITS, find_bit, pack_bits
 from sims_jax.types import TILE, Rows
 
 # What is looked at first, a segment: one tile of so many there may be, but so many at least and at
 # most; and so many rows a tile.
-_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (12, 48), 2
+_FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (16, 48), 2
 # Segments searched for in one round, and what is looked at in one round, a segment: tiles, rows'
 # masks, rows' contexts; and the best rows of so many are found at once.
-_GROUP = 256
-_TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 192, 96, 32
+_GROUP = 128
+_TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 96, 48, 32
 # Queries, tiles and pairs looked at in one go: what is made of them fits a core's cache.
 _QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 512, 2048
 
@@ -40,36 +42,48 @@ class Best:
     row: Int[Array, "*Q K"]
 
 
+@struct.dataclass
+class _Tiles:
+    """Pairs of queries and tiles, with the bounds of the rows of these."""
+
+    query: Int[Array, "n"]
+    tile: Int[Array, "n"]
+    most: Float[Array, "n tile"]
+    context: Float[Array, "n tile"]  # what of it is their contexts'
+
+
 def search_share(
     rows: Rows,
-    queries: Query,
-    labels: UInt32[Array, "B bits words"],
+    segments: GridSegments,
+    class_id: Int[Array, "B N"],
     exclude: Bool[Array, "B P"] | None,
     candidates: int,
 ) -> Best:
-    """Searches the rows of one device, for a group of queries at a time."""
-    count = queries.class_id.size
+    """Searches the rows of one device, for a group of segments at a time; [Q, K], Q = B N."""
+    count = class_id.size
     size = min(_GROUP, count)
-    missing = -count % size
-    queries = jax.tree.map(
-        lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), queries
-    ).replace(class_id=jnp.pad(queries.class_id, (0, missing), constant_values=-1))
+    # One class after the other: what is read for one segment is read again for the next. Those
+    # without a class come last.
+    order = jnp.argsort(class_id.reshape(-1), descending=True).astype(jnp.int32)
+    order = jnp.pad(order, (0, -count % size), constant_values=count)
 
     def search_group(index: Array, best: Best) -> Best:
-        def cut(x: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, index * size, size)
+        some = jax.lax.dynamic_slice_in_dim(order, index * size, size)
+        layout, number = jnp.divmod(jnp.minimum(some, count - 1), class_id.shape[1])
+        queries = Query(
+            class_id=jnp.where(some < count, class_id[layout, number], -1),
+            layout=layout,
+            outline=segments.outline[layout, number],
+            mask_parts=segments.mask_parts[layout, :, number],
+            context_parts=segments.context_parts[layout, :, number],
+            mask=segments.mask[layout, number],
+            context=segments.context[layout, number],
+        )
+        found = _search_group(rows, queries, segments.labels, exclude, candidates)
+        return jax.tree.map(lambda all_, new: all_.at[some].set(new, mode="drop"), best, found)
 
-        found = _search_group(rows, jax.tree.map(cut, queries), labels, exclude, candidates)
-
-        def put(all_: Array, new: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(all_, new, index * size, 0)
-
-        return jax.tree.map(put, best, found)
-
-    # Sorted, those without a class come last.
-    valid = jnp.sum(queries.class_id >= 0, dtype=jnp.int32)
-    best = _repeat(valid, size, search_group, nothing(count + missing, candidates))
-    return jax.tree.map(lambda x: x[:count], best)
+    valid = jnp.sum(class_id >= 0, dtype=jnp.int32)
+    return _repeat(valid, size, search_group, nothing(count, candidates))
 
 
 def _search_group(
@@ -79,7 +93,10 @@ def _search_group(
     exclude: Bool[Array, "B P"] | None,
     candidates: int,
 ) -> Best:
-    """The K best rows of each query, by ever dearer looks at ever fewer rows."""
+    """The K best rows of each query, by ever dearer looks at ever fewer rows.
+
+    First rows that score at least 1; then, where these are fewer than K, those that score 0.
+    """
     count = queries.class_id.size
     all_queries = jnp.arange(count, dtype=jnp.int32)
     valid = jnp.sum(queries.class_id >= 0, dtype=jnp.int32)  # these come first
@@ -89,81 +106,97 @@ def _search_group(
     bound = functools.partial(bound_rows, rows, queries)
     compare = functools.partial(compare_masks, rows, queries)
     score = functools.partial(score_rows, rows, queries, labels, exclude)
-    floor = _first_floor(rows, first, bounds, bound, compare, score, candidates)
 
-    # First the rows that score at least 1; then, where these are fewer than K, those that score 0.
-    def look(zeros: Array, best: Best) -> Best:
-        least = jnp.where(zeros > 0, 0.0, jnp.maximum(floor, 1.0))
+    def least(best: Best, zeros: Array) -> Float[Array, "Q"]:
+        # A row equal to the last of K may still win by its number.
+        return jnp.maximum(best.score[:, -1].astype(jnp.float32), jnp.where(zeros, 0.0, 1.0))
 
-        def reaches(query: Array, most: Array, best: Best) -> Array:
-            # A row equal to the last of K may still win by its number.
-            return most >= jnp.maximum(least, best.score[:, -1].astype(jnp.float32))[query]
+    def look_at_rows(pairs: _Tiles, there: Array, zeros: Array, best: Best) -> Best:
+        def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
+            place, row = jnp.divmod(chosen, TILE)
+            asked, slot = pairs.query[place], pairs.tile[place] * TILE + row
+            around = pairs.context.reshape(-1)[chosen]
+            common, most = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), asked, slot, around)
+
+            def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
+                few = asked[chosen], slot[chosen], common[chosen]
+                value, row = _in_pieces(score, _PAIRS_A_PIECE, there.sum(), *few)
+                usable = (row >= 0) & ((value == 0) == zeros)
+                return _take(best, jnp.where(there, few[0], count), value, row, usable)
+
+            keep = there & (most >= least(best, zeros)[asked])
+            return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
+
+        keep = there & (pairs.most >= least(best, zeros)[pairs.query, None])
+        return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
+
+    best, looked_at = nothing(count, candidates), jnp.zeros(bounds.shape, bool)
+    tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
+    tiles = max(tiles, -(-candidates // TILE))
+    if tiles <= rows.class_tiles:  # or they are about all rows
+        tile_bound, index = jax.lax.top_k(bounds, tiles)
+        looked_at = looked_at.at[all_queries[:, None], index].set(tile_bound >= 0)
+        tile = jnp.where(tile_bound >= 0, index + first[:, None], -1)
+        best, left = _look_first(tile, valid, bound, compare, score, candidates)
+        best = look_at_rows(left, jnp.array(True), jnp.array(False), best)
+
+    def look(number: Array, best: Best) -> Best:
+        zeros = number > 0
 
         def look_at_tiles(chosen: Array, there: Array, best: Best) -> Best:
             query, tile = jnp.divmod(chosen, rows.class_tiles)
             tile += first[query]
-            most, around = _in_pieces(bound, _TILES_A_PIECE, there.sum(), query, tile)
-            keep = there[:, None] & reaches(query[:, None], most, best)
+            most = _in_pieces(bound, _TILES_A_PIECE, there.sum(), query, tile)
+            return look_at_rows(_Tiles(query, tile, *most), there[:, None], zeros, best)
 
-            def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
-                asked, slot = query[chosen // TILE], tile[chosen // TILE] * TILE + chosen % TILE
-                pairs = asked, slot, around.reshape(-1)[chosen]
-                common, most = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), *pairs)
-
-                def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
-                    pairs = asked[chosen], slot[chosen], common[chosen]
-                    value, row = _in_pieces(score, _PAIRS_A_PIECE, there.sum(), *pairs)
-                    usable = (row >= 0) & ((value == 0) == (zeros > 0))
-                    return _take(best, jnp.where(there, pairs[0], count), value, row, usable)
-
-                keep = there & reaches(asked, most, best)
-                return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
-
-            return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
-
-        wanted = (zeros == 0) | (best.row[:, -1] < 0)
-        keep = (bounds >= least[:, None]) & wanted[:, None]
+        new = jnp.where(zeros, best.row[:, -1:] < 0, ~looked_at)
+        keep = new & (bounds >= least(best, zeros)[:, None])
         return _in_rounds(keep, _TILES_A_ROUND * count, look_at_tiles, best)
 
-    return jax.lax.fori_loop(0, 2, look, nothing(count, candidates))
+    return jax.lax.fori_loop(0, 2, look, best)
 
 
-def _first_floor(
-    rows: Rows,
-    first: Int[Array, "Q"],
-    bounds: Float[Array, "Q class_tiles"],
+def _look_first(
+    tile: Int[Array, "Q tiles"],
+    valid: Int[Array, ""],
     bound: Callable[..., tuple[Array, Array]],
     compare: Callable[..., tuple[Array, Array]],
     score: Callable[..., tuple[Array, Array]],
     candidates: int,
-) -> Float[Array, "Q"]:
-    """A score that K rows of each query reach: the K-th best of a few promising ones, or 0."""
-    count = len(bounds)
-    tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
-    tiles = max(tiles, -(-candidates // TILE))
+) -> tuple[Best, _Tiles]:
+    """The K best of a few promising rows in some tiles of each query, and what is left of these.
+
+    Rows that score 0 are not among the best. Tile -1 is none; the first `valid` queries have some.
+    """
+    count, tiles = tile.shape
     promising = max(_FIRST_ROWS_A_TILE * tiles, candidates)
-    if tiles > rows.class_tiles:  # they are about all rows
-        return jnp.zeros(count, jnp.float32)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
-    # Queries without a class come last. Where others have no tile, some floors are only lower.
-    valid = jnp.sum(bounds.max(axis=1) >= 0, dtype=jnp.int32)
-
-    tile_bound, tile = jax.lax.top_k(bounds, tiles)
-    tile = tile.astype(jnp.int32) + first[:, None]
     asked = jnp.broadcast_to(query, tile.shape).reshape(-1)
-    inside, around = _in_pieces(bound, _TILES_A_PIECE, valid * tiles, asked, tile.reshape(-1))
-    inside = jnp.where(tile_bound[..., None] >= 0, inside.reshape(*tile.shape, TILE), -1.0)
+    most, context = _in_pieces(bound, _TILES_A_PIECE, valid * tiles, asked, tile.reshape(-1))
+    most = jnp.where(tile[..., None] >= 0, most.reshape(*tile.shape, TILE), -1.0)
+    most = most.reshape(count, -1)
 
-    row_bound, place = jax.lax.top_k(inside.reshape(count, -1), promising)
+    place, row_bound = _best_of_every(most, promising)
     slot = jnp.take_along_axis(tile, place // TILE, axis=1) * TILE + place % TILE
-    asked = jnp.broadcast_to(query, slot.shape).reshape(-1)
-    around = jnp.take_along_axis(around.reshape(count, -1), place, axis=1).reshape(-1)
-    slot = slot.reshape(-1)
-    common, _ = _in_pieces(compare, _PAIRS_A_PIECE, valid * promising, asked, slot, around)
-    value, row = _in_pieces(score, _PAIRS_A_PIECE, valid * promising, asked, slot, common)
-    usable = (row_bound >= 0) & (row >= 0).reshape(row_bound.shape)
-    value = jnp.where(usable, value.reshape(row_bound.shape).astype(jnp.float32), 0.0)
-    return jax.lax.top_k(value, candidates)[0][:, -1]
+    around = jnp.take_along_axis(context.reshape(count, -1), place, axis=1)
+    pairs = [x.reshape(-1) for x in (jnp.broadcast_to(query, slot.shape), slot, around)]
+    common, _ = _in_pieces(compare, _PAIRS_A_PIECE, valid * promising, *pairs)
+    value, row = _in_pieces(score, _PAIRS_A_PIECE, valid * promising, *pairs[:2], common)
+    value, row = value.reshape(slot.shape), row.reshape(slot.shape)
+    best = best_of(value, jnp.where((row_bound >= 0) & (value > 0), row, -1), candidates)
+    most = most.at[query, place].set(-1.0).reshape(-1, TILE)
+    return best, _Tiles(asked, tile.reshape(-1), most, context)
+
+
+def _best_of_every(
+    values: Float[Array, "Q n"], count: int
+) -> tuple[Int[Array, "Q count"], Float[Array, "Q count"]]:
+    """Of every so many'th of n values the highest: where it is, and what."""
+    size = values.shape[1]
+    values = jnp.pad(values, ((0, 0), (0, -size % count)), constant_values=-1.0)
+    values = values.reshape(len(values), -1, count)
+    index = jnp.argmax(values, axis=1).astype(jnp.int32)
+    return index * count + jnp.arange(count, dtype=jnp.int32), values.max(axis=1)
 
 
 def nothing(count: int, candidates: int) -> Best:
@@ -218,7 +251,8 @@ def best_of(score: UInt32[Array, "Q n"], row: Int[Array, "Q n"], candidates: int
         better = (other_score > score) | ((other_score == score) & (other_row < row))
         return ahead + ((other_row >= 0) & better).astype(jnp.int32)
 
-    ahead = jax.lax.fori_loop(0, row.shape[1], count_ahead, jnp.zeros(row.shape, jnp.int32))
+    ahead = jnp.zeros(row.shape, jnp.int32)
+    ahead = jax.lax.fori_loop(0, row.shape[1], count_ahead, ahead, unroll=16)
     place = jnp.where(row >= 0, ahead, candidates)
     query = jnp.arange(len(row), dtype=jnp.int32)[:, None]
     none = nothing(len(row), candidates)
@@ -232,18 +266,21 @@ def _in_rounds(
     keep: Bool[Array, "*S"], size: int, do: Callable[[Array, Array, Best], Best], best: Best
 ) -> Best:
     """Lists what is true, and hands `size` entries a round to `do(flat indices, there, best)`."""
-    keep = keep.reshape(-1)
-    place = jnp.cumsum(keep, dtype=jnp.int32)
-    index = jnp.arange(keep.size, dtype=jnp.int32)
-    found = jnp.zeros(keep.size + size, jnp.int32)
-    found = found.at[jnp.where(keep, place - 1, found.size)].set(index, mode="drop")
+    missing = -keep.size % WORD_BITS
+    words = pack_bits(jnp.pad(keep.reshape(-1), (0, missing)).reshape(-1, WORD_BITS))[:, 0]
+    inside = jax.lax.population_count(words).astype(jnp.int32)
+    end = jnp.cumsum(inside, dtype=jnp.int32)
 
     def one_round(number: Array, best: Best) -> Best:
-        position = number * size + jnp.arange(size, dtype=jnp.int32)
-        chosen = jax.lax.dynamic_slice_in_dim(found, number * size, size)
-        return do(chosen, position < place[-1], best)
+        first = number * size
+        position = first + jnp.arange(size, dtype=jnp.int32)
+        # An entry's word is the number of words that end before it.
+        ends = jnp.zeros(size, jnp.int32).at[jnp.maximum(end - first, 0)].add(1, mode="drop")
+        word = jnp.minimum(jnp.cumsum(ends, dtype=jnp.int32), words.size - 1)
+        bit = find_bit(words[word], position - (end - inside)[word])
+        return do(word * WORD_BITS + bit, position < end[-1], best)
 
-    return _repeat(place[-1], size, one_round, best)
+    return _repeat(end[-1], size, one_round, best)
 
 
 def _in_pieces(

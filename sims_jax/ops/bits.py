@@ -58,5 +58,17 @@ def count_bits_of(
     return jnp.sum(total.astype(jnp.int32), axis=-1, dtype=jnp.int32)
 
 
+def find_bit(words: UInt32[Array, "*B"], rank: Int[Array, "*B"]) -> Int[Array, "*B"]:
+    """Which bit of a word is set after `rank` lower ones, 0 to 31."""
+    place = jnp.zeros_like(rank)
+    for width in (16, 8, 4, 2, 1):
+        below = jax.lax.population_count(words & jnp.uint32(2**width - 1)).astype(rank.dtype)
+        above = rank >= below
+        rank -= jnp.where(above, below, 0)
+        words >>= jnp.where(above, jnp.uint32(width), jnp.uint32(0))
+        place += jnp.where(above, width, 0)
+    return place
+
+
 def _bit_positions() -> UInt32[Array, "32"]:
     return jnp.arange(WORD_BITS, dtype=jnp.uint32)
