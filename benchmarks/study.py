@@ -35,9 +35,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sims_jax.atomic import write_json
 from sims_jax.bank.store import open_bank
 from sims_jax.commands import run_with_config
-from sims_jax.config import CONFIG_FILE, save_config, write_json
+from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import protocol, report

@@ -38,7 +38,7 @@ import sims_jax
 from benchmarks.timing import time_in_turn, time_once
 from configs.camvid import get_config
 from sims_jax import pipeline
-from sims_jax.config import write_json
+from sims_jax.atomic import write_json
 from sims_jax.labels import SCENES, read_layout
 from sims_jax.model import Model, assemble
 from sims_jax.nets.layers import one_hot_layout

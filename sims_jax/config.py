@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from sims_jax.atomic import write_json
 from sims_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -95,14 +96,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: found no JSON ({error}), expected what train.py wrote; choose another workdir"
         ) from error
-
-
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".json.tmp")
-    aside.write_text(json.dumps(values, indent=2) + "\n")
-    aside.replace(path)
 
 
 def _comparable(config: ConfigDict) -> dict[str, Any]:

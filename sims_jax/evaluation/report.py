@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 import sims_jax
+from sims_jax.atomic import write_json
 from sims_jax.bank.photo import resize_photo
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.config import write_json
 from sims_jax.data.listing import list_images
 from sims_jax.errors import InputError
 from sims_jax.evaluation import judge as judging
