@@ -54,10 +54,12 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     _check_count(len(heldout.ids), heldout.folder)
     pictures: dict[str, np.ndarray] = {}
     extra: dict[str, dict[str, float]] = {}
+    followed = heldout.layout
     if arguments.photos:
         pictures["photos"] = _read_photos(arguments.photos, heldout)
     else:
-        pictures, extra = _make_photos(workdir, heldout, arguments.baselines, arguments.coarse)
+        made = _make_photos(workdir, heldout, arguments.baselines, arguments.coarse)
+        pictures, extra, followed = made
     judge = train_judge(store, heldout, folder)
 
     train_thumbnails = protocol.thumbnails(store.photo)
@@ -97,7 +99,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     path = arguments.json or folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = folder / f"{name}.png"
-    write_picture(sheet, _sheet(looked["photos"], heldout))
+    write_picture(sheet, _sheet(looked["photos"], heldout, followed))
     write_json(path, report)
     _tell(report)
     print(f"report: {path}\nsheet of the best, the median and the worst: {sheet}")
@@ -126,10 +128,12 @@ def _check_count(found: int, where: pathlib.Path) -> None:
         )
 
 
-def _make_photos(
-    workdir: pathlib.Path, heldout: Store, baselines: bool, coarse: bool
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """The model's photos by name of their set, and what their sources say."""
+# Photos by name of their set, what else is told of a set, and the layouts that `photos` follow.
+Made = tuple[dict[str, np.ndarray], dict[str, dict[str, float]], np.ndarray]
+
+
+def _make_photos(workdir: pathlib.Path, heldout: Store, baselines: bool, coarse: bool) -> Made:
+    """The model's photos and what their sources say."""
     model = sims_jax.load(workdir)
     if coarse:
         return _make_coarse_photos(model, heldout)
@@ -147,12 +151,10 @@ def _make_photos(
         crn = train_without_canvas(workdir, workdir / FOLDER, model)
         crn_results = _synthesize("synthesize without a bank", crn, heldout.layout)
         pictures["crn"] = _stack(crn_results, lambda result: result.photo)
-    return pictures, extra
+    return pictures, extra, np.stack([result.layout for result in results])
 
 
-def _make_coarse_photos(
-    model: Model, heldout: Store
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+def _make_coarse_photos(model: Model, heldout: Store) -> Made:
     """Photos of coarse layouts made dense, of those filled with their nearest labels, of the fine.
 
     With the mIoU of the layout that each set follows.
@@ -166,10 +168,12 @@ def _make_coarse_photos(
     }
     classes = model.labels.num_classes
     layouts = {name: np.stack([one.layout for one in some]) for name, some in results.items()}
-    return {name: _stack(some, lambda one: one.photo) for name, some in results.items()}, {
+    pictures = {name: _stack(some, lambda one: one.photo) for name, some in results.items()}
+    extra = {
         name: {"layout_miou": mean_iou(confusion_matrix(layout, heldout.layout, classes))}
         for name, layout in layouts.items()
     }
+    return pictures, extra, layouts["photos"]
 
 
 def _synthesize(name: str, model: Model, layouts: np.ndarray, **options: bool) -> list[Result]:
@@ -269,14 +273,18 @@ def _by_video(
     }
 
 
-def _sheet(photos: PhotoSet, heldout: Store) -> np.ndarray:
-    """Rows of: layout | photo | what the judge finds in it | real; best, median, worst."""
+def _sheet(photos: PhotoSet, heldout: Store, followed: np.ndarray) -> np.ndarray:
+    """Rows of: layout | photo | what the judge finds in it | real; best, median, worst.
+
+    Where photos follow other layouts than they are judged by, these stand between the two.
+    """
     order = np.argsort(-np.nan_to_num(photos.accuracy))
     middle = max(0, (len(order) - SHEET_EACH) // 2)
     chosen = [*order[:SHEET_EACH], *order[middle:][:SHEET_EACH], *order[-SHEET_EACH:]]
+    layouts = [heldout.layout] + [followed] * (not np.array_equal(followed, heldout.layout))
     labels = heldout.spec.labels
     return contact_sheet([
-        [colorize(heldout.layout[i], labels), photos.photo[i],
+        [*(colorize(layout[i], labels) for layout in layouts), photos.photo[i],
          colorize(photos.seen.found[i], labels), heldout.photo[i]]
         for i in chosen
     ])  # fmt: skip
