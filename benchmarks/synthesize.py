@@ -48,7 +48,7 @@ from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
 from sims_jax.training.dry_run import draw_store, invent_tasks
 from sims_jax.training.settings import STAGES, read_settings
 
-ROUNDS, BUDGET_S = 5, 60.0  # of each call; a longer one has fewer rounds
+ROUNDS, BUDGET_S = 3, 60.0  # of each call; a longer one has fewer rounds
 SIZES = ((256, 512), (120, 160))
 BATCHES = (1, 8)
 PARAMETERS, MACS, MACS_SIZE = 92.6e6, 281e9, (256, 512)  # SPADE's, published
