@@ -108,8 +108,12 @@ def _first_difference(kept: Any, given: Any, where: str = "config") -> str:
     """ "found … , expected …" for the first key that differs; empty if none does."""
     if isinstance(kept, dict) and isinstance(given, dict):
         for name in sorted(kept | given):
-            difference = _first_difference(kept.get(name), given.get(name), f"{where}.{name}")
-            if difference:
+            key = f"{where}.{name}"
+            if name not in kept:
+                return f"found {key} = {given[name]!r}, expected no such key as before"
+            if name not in given:
+                return f"found no {key}, expected {kept[name]!r} as before"
+            if difference := _first_difference(kept[name], given[name], key):
                 return difference
         return ""
     return "" if kept == given else f"found {where} = {given!r}, expected {kept!r} as before"

@@ -189,7 +189,7 @@ class Run:
 
     def read_smaller(self, labels: LabelSpace) -> Any | None:
         """Parameters of the smaller network that this run's synthesis network begins with."""
-        workdir = self.config.synthesis.get("init_from", "")
+        workdir = self.config.synthesis.init_from
         config = make_networks(self.config, labels).synthesis
         return read_smaller(pathlib.Path(workdir), config, labels) if workdir else None
 
