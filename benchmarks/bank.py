@@ -42,6 +42,7 @@ from benchmarks.retrieval import (
     draw_crops,
     parse_size,
 )
+from sims_jax.atomic import write_json
 from sims_jax.bank.blocks import BLOCK_PHOTOS, open_blocks
 from sims_jax.bank.build import build_bank_together
 from sims_jax.bank.device import rows_to_device
@@ -49,7 +50,6 @@ from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.config import write_json
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import SCENES
 from sims_jax.types import BankSpec

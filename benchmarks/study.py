@@ -32,12 +32,13 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.study_table import summarize, to_markdown
+from sims_jax.atomic import write_json
 from sims_jax.bank.store import open_bank
 from sims_jax.commands import run_with_config
-from sims_jax.config import CONFIG_FILE, save_config, write_json
+from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import protocol, report
@@ -98,7 +99,6 @@ ALIGNED = "aligned"  # donors, by the digest of what they are of
 DIGITS = 16  # of the SHA-256 in a name
 
 LEAST_SEEDS = 2  # one does not tell luck from merit
-SHOWN = ("accuracy", "miou", "frechet", "frechet_patches", "spectrum_gap", "gradient_ratio", "tint")
 
 
 def main() -> None:
@@ -169,7 +169,8 @@ class Study:
         for seed in self.seeds:  # so that the first half of the time gives a table of one seed
             for name in self.names:
                 reports[name].append(self._judge(name, seed))
-                table = summarize({name: some for name, some in reports.items() if some})
+                judged = {name: some for name, some in reports.items() if some}
+                table = summarize(judged, VARIANTS)
                 write_json(self.path, table)
                 self.path.with_suffix(".md").write_text(to_markdown(table))
         return table
@@ -279,73 +280,6 @@ def read_judged(run: pathlib.Path, baselines: bool) -> dict | None:
     found = json.loads(path.read_text())
     complete = not baselines or "crn" in found["scores"]
     return found if complete and found["protocol"]["version"] == protocol.VERSION else None
-
-
-# The table.
-
-
-def summarize(reports: dict[str, list[dict]]) -> dict:
-    """The table of each variant's reports, one a seed.
-
-    A score's `value` is the mean over seeds; `low` and `high` are the lowest and the highest ends
-    of the seeds' bootstrap intervals.
-    """
-    first = next(iter(reports.values()))[0]
-    rows = {"real": [first["scores"]["real"]]}
-    for name, some in reports.items():
-        rows[name] = [one["scores"]["photos"] for one in some]
-        for baseline in ("canvas", "crn"):
-            if name == AS_IS and all(baseline in one["scores"] for one in some):
-                rows[baseline] = [one["scores"][baseline] for one in some]
-    return {
-        "protocol": first["protocol"],
-        "real_halves": first["real_halves"],
-        "variants": {
-            name: {
-                "changed": VARIANTS.get(name, {}),
-                "scores": {key: over_seeds([one[key] for one in some]) for key in some[0]},
-                "seeds": some,
-            }
-            for name, some in rows.items()
-        },
-    }
-
-
-def over_seeds(found: list) -> dict[str, float] | float:
-    """One score of several seeds; some have no interval."""
-    if not isinstance(found[0], dict):
-        return float(np.mean(found))
-    return {
-        "value": float(np.mean([one["value"] for one in found])),
-        "low": min(one["low"] for one in found),
-        "high": max(one["high"] for one in found),
-    }
-
-
-def to_markdown(table: dict) -> str:
-    """The scores that are `SHOWN`, a variant a line, and what they are of."""
-    lines = [["", *SHOWN, "seeds"]]
-    for name, row in table["variants"].items():
-        scores = [row["scores"][key] for key in SHOWN]
-        cells = [f"{s['value']:.3g} [{s['low']:.3g}, {s['high']:.3g}]" for s in scores]
-        lines.append([name, *cells, "" if name == "real" else str(len(row["seeds"]))])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    rows = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
-    judged = table["protocol"]
-    halves = ", ".join(f"{name} {x:.3g}" for name, x in table["real_halves"].items())
-    return "\n".join(
-        [
-            *rows,
-            "",
-            "Means over seeds; in brackets the lowest and the highest ends of the seeds' intervals "
-            f"({judged['bootstrap']}).",
-            f"Judge {judged['judge_sha256'][:DIGITS]}, protocol {judged['version']}, "
-            f"{judged['n']} photos of {'x'.join(map(str, judged['size']))}; halves of the real "
-            f"photos to each other: {halves}.",
-            "",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ import numpy as np
 
 from benchmarks.timing import time_in_turn
 from configs.camvid import get_config
+from sims_jax.atomic import write_json
 from sims_jax.bank.photo import as_float
-from sims_jax.config import write_json
 from sims_jax.labels import SCENES
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.rng import example_keys

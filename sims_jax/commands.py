@@ -54,7 +54,7 @@ def define_processes() -> Callable:
 
         given = {name: flag.value for name, flag in where.items()}
         found = [flag.name for flag in where.values() if flag.value is not None]
-        if not config.get("distributed", False):
+        if not config.get("distributed", False):  # that it is missing is found with all keys
             if found:
                 raise InputError(
                     f"--{found[0]}: found without --config.distributed=True, expected both; "
@@ -80,6 +80,7 @@ def run_with_config(do: Callable) -> None:
         exit_with_one_line(lambda: do(config.value))
 
     def parse(argv: list[str]) -> list[str]:
+        _refuse_items(argv)
         try:
             return flags.FLAGS(_find_presets(argv))
         except (AttributeError, LookupError) as error:
@@ -115,6 +116,18 @@ def _refuse_arguments(argv: list[str]) -> None:
         _fail(f"found the argument {argv[1]!r}, expected flags only, such as --config=FILE")
 
 
+def _refuse_items(argv: list[str]) -> None:
+    """A config's values are changed whole: its sequences are tuples."""
+    for argument in argv:
+        changed = argument.partition("=")[0]
+        if changed.startswith("--config.") and "[" in changed:
+            key = changed.partition("[")[0]
+            _fail(
+                f"{changed.removeprefix('--')}: found an item of a value, expected the whole one, "
+                f"""such as {key}="('one', 'other')\""""
+            )
+
+
 def _find_presets(argv: list[str]) -> list[str]:
     """Lets `--config=camvid:small` or `--config camvid:small` name a config the package brings."""
 
@@ -142,7 +155,6 @@ def _find_unknown_key(argv: list[str]) -> InputError | None:
     known = list(all_keys(flags.FLAGS["config"].parser.parse(chosen.config)))
     for argument in others:
         path, _, name = argument.partition("=")[0].partition("config.")
-        name = name.partition("[")[0]
         if path == "--" and name not in known:
             return unknown_key("config", name, known)
     return None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from sims_jax.atomic import write_json
 from sims_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -97,14 +98,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         ) from error
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".json.tmp")
-    aside.write_text(json.dumps(values, indent=2) + "\n")
-    aside.replace(path)
-
-
 def _comparable(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON has it, without what says what to do now, and where, and not what is."""
     values = json.loads(config.to_json())
@@ -115,8 +108,12 @@ def _first_difference(kept: Any, given: Any, where: str = "config") -> str:
     """ "found … , expected …" for the first key that differs; empty if none does."""
     if isinstance(kept, dict) and isinstance(given, dict):
         for name in sorted(kept | given):
-            difference = _first_difference(kept.get(name), given.get(name), f"{where}.{name}")
-            if difference:
+            key = f"{where}.{name}"
+            if name not in kept:
+                return f"found {key} = {given[name]!r}, expected no such key as before"
+            if name not in given:
+                return f"found no {key}, expected {kept[name]!r} as before"
+            if difference := _first_difference(kept[name], given[name], key):
                 return difference
         return ""
     return "" if kept == given else f"found {where} = {given!r}, expected {kept!r} as before"

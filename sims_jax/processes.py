@@ -16,7 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import distributed  # the store and the barriers of jax.distributed: orbax's way, too
+
+# The store and the barriers of jax.distributed, as orbax reaches them. Nothing public stands for
+# them: jax.experimental.multihost_utils waits on the devices, without end, and names nobody.
+from jax._src import distributed
 
 from sims_jax.errors import InputError
 

@@ -73,7 +73,7 @@ def synthesize_parser() -> argparse.ArgumentParser:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     import sims_jax
-    from sims_jax.config import write_json
+    from sims_jax.atomic import write_json
     from sims_jax.labels import colorize
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.progress import progress

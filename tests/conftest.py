@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import tempfile
 
 # In the environment, so that the processes which tests start have them, too.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,9 +19,11 @@ os.environ["XLA_FLAGS"] += (
     else ""
 )
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-# Commands that tests start leave nothing in the home folder. One test keeps its programs.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
-# Where programs are kept at all: every one, to be found in another folder, too.
+# What one test has compiled, others need not, nor the processes that tests start: one folder for a
+# run of the suite, which its workers, started with this environment, share.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.TemporaryDirectory(prefix="sims_jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
@@ -52,9 +55,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 LONG_FILES = (
     "test_training.py",
     "test_processes.py",
-    "test_datasets.py",
+    "test_evaluate.py",
     "test_pipeline.py",
     "test_match.py",
+    "test_datasets.py",
     "test_nets.py",
     "test_store.py",
     "test_parallel.py",

@@ -17,12 +17,13 @@ from PIL import Image
 from test_segments import LABELS
 from test_store import PHOTOS, ToySource, build
 
+from sims_jax.atomic import write_json
 from sims_jax.bank import __main__ as command
 from sims_jax.bank.blocks import open_blocks
 from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
 from sims_jax.bank.edit import append_photos, remove_photos
 from sims_jax.bank.inspect import describe
-from sims_jax.bank.parts import part_folder, read_json, write_json
+from sims_jax.bank.parts import part_folder, read_json
 from sims_jax.bank.store import open_bank
 from sims_jax.errors import InputError
 
@@ -209,7 +210,7 @@ def make_workdir(bank, photo, photo_id):
     deep = workdir / "some" / "killed"  # by a command that had not told its sources yet
     deep.mkdir(parents=True)
     (deep / "sources.json").write_text(json.dumps({"ef.png": None}))
-    for name in ("ef.png", ".gh.png.tmp", "sheet.png"):
+    for name in ("ef.png", ".tmp-gh.png-1f", "sheet.png"):
         Image.fromarray(photo).save(deep / name, format="PNG")
     for name in ("sheet.png", "photos/sheet.png", "evaluate/val.png"):
         Image.fromarray(photo).save(workdir / name)

@@ -10,7 +10,7 @@ from sims_jax.training.dry_run import invent_tasks
 
 pytest.importorskip("torch", reason="the extra `bench` is not installed")
 
-from benchmarks import spade, train_step
+from benchmarks import spade, timing, train_step
 
 OUTPUT_ERROR = 1e-3  # of photos and logits
 GRADIENT_ERROR = 1e-2  # of a parameter's, by norm; |a - b| has no gradient where a is b
@@ -30,6 +30,20 @@ def test_our_step_and_the_twins_agree(tiny_config, tiny_stores):
     assert found["max_rel_grad_diff"] < GRADIENT_ERROR
     ours = float(jax.jit(lambda p, b: task.loss(p, b, keys)[0].mean())(params, batch))
     assert loss(*inputs).item() == pytest.approx(ours, rel=1e-4)
+
+
+def test_a_call_beyond_its_budget_has_fewer_rounds(monkeypatch):
+    made = []
+
+    def take(seconds):
+        made.append(seconds)
+        return seconds
+
+    monkeypatch.setattr(timing, "time_once", lambda call: call())
+    calls = {seconds: lambda s=seconds: take(s) for seconds in (1.0, 15.0, 40.0)}
+    found = timing.repeat_in_turn(calls, rounds=5, budget_s=60.0)
+    assert {seconds: len(ms) for seconds, ms in found.items()} == {1.0: 5, 15.0: 3, 40.0: 1}
+    assert found[15.0] == [15e3] * 3 and made[:6] == [1.0, 15.0, 40.0] * 2
 
 
 def test_spade_is_the_published_generator():

@@ -69,6 +69,11 @@ def test_unknown_config_key(tmp_path):
     assert not workdir.exists()
 
 
+def test_an_item_of_a_config_value(tmp_path):
+    line = "config.stages[7]: found an item of a value, expected the whole one, such as --config.st"
+    assert_one_line(train("x", tmp_path / "run", "--config.stages[7]=bank"), f"error: {line}")
+
+
 def test_unknown_config_argument(tmp_path):
     result = run("train.py", "--config=configs/camvid.py:tiny", f"--workdir={tmp_path}")
     assert_one_line(result, ":small")

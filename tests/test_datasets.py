@@ -1,4 +1,4 @@
-"""Every builder: a replica of its folder makes a bank, trains every network and makes a photo."""
+"""Every builder: a replica of its folder makes a bank for all networks, and then a photo."""
 
 import functools
 import re
@@ -29,6 +29,9 @@ from sims_jax.training.settings import BankConfig
 
 BATCH = 2
 LEARNING_RATE = 1e-3
+# Whose steps the suite compiles: with the most classes and instances; with neither instances nor
+# depth. `scenes` has all there is, and other tests train on it.
+COMPILED = ("coco_stuff", "ade20k")
 
 
 def test_every_dataset_of_files_has_a_replica():
@@ -69,19 +72,40 @@ def test_a_map_of_one_split_alone_is_refused(tmp_path):
         open_dataset(config, tmp_path / "cache")
 
 
-def test_a_bank_every_network_and_a_photo(prepared, tiny_config, tmp_path):
-    """Two things of one class that touch are two segments where instances part them."""
+@pytest.fixture(scope="module")
+def banks(prepared, tiny_config, tmp_path_factory):
+    """(config, bank, held-out bank) of what was read"""
     _, dataset = prepared
-    config = shrink(tiny_config)
+    folder, config = tmp_path_factory.mktemp("banks"), shrink(tiny_config)
     spec = make(BankConfig, config.bank, "config.bank").spec(dataset.labels)
     for split, source in dataset.splits.items():
-        build_bank(source, spec, tmp_path / split, source_name=split, licence=dataset.licence)
-    store, heldout = open_bank(tmp_path / "train"), open_bank(tmp_path / "val")
-    parts = 1 if store.instances is None else 2
-    rows = np.bincount(store.row_class, minlength=dataset.labels.num_classes)
-    assert rows.max() == parts * NUM_TRAIN
+        build_bank(source, spec, folder / split, source_name=split, licence=dataset.licence)
+    return config, open_bank(folder / "train"), open_bank(folder / "val")
 
-    params, losses, slopes = train_once(invent_tasks(config, store, heldout))
+
+def test_a_bank_from_which_every_network_can_learn(banks):
+    """Two things of one class that touch are two segments where instances part them."""
+    config, store, heldout = banks
+    rows = np.bincount(store.row_class)
+    assert rows.max() == (1 if store.instances is None else 2) * NUM_TRAIN
+    tasks = invent_tasks(config, store, heldout)
+    batches = draw_batches(tasks)
+    for array in jax.tree.leaves(batches):
+        assert array.dtype.kind != "f" or np.isfinite(array).all()
+    _, losses, _ = jax.eval_shape(make_step(tasks), jax.random.key(0), batches)
+    assert {loss.shape for loss in losses.values()} == {()} and losses.keys() == tasks.keys()
+
+
+@pytest.mark.parametrize(
+    "prepared",
+    [pytest.param(n, marks=[] if n in COMPILED else [pytest.mark.slow]) for n in WRITERS],
+    indirect=True,
+)
+def test_every_network_learns_and_a_photo_is_made(prepared, banks):
+    (_, dataset), (config, store, heldout) = prepared, banks
+    tasks = invent_tasks(config, store, heldout)
+    step = jax.jit(make_step(tasks))
+    params, losses, slopes = jax.device_get(step(jax.random.key(0), draw_batches(tasks)))
     assert all(np.isfinite(loss) for loss in losses.values()), losses
     assert all(slope > 0 for slope in slopes.values()), slopes
 
@@ -91,25 +115,28 @@ def test_a_bank_every_network_and_a_photo(prepared, tiny_config, tmp_path):
     result = model.synthesize(example["layout"], instances=example.get("instances"))
     assert result.photo.shape == (*SIZE, 3) and np.isfinite(result.photo).all()
     assert any(segment.used for segment in result.segments)
-    thing = dataset.labels.classes[rows.argmax()]
-    assert [segment.class_name for segment in result.segments].count(thing) == parts
+    thing = dataset.labels.classes[np.bincount(store.row_class).argmax()]
+    things = [segment.class_name for segment in result.segments].count(thing)
+    assert things == (1 if store.instances is None else 2)
 
 
 def mean_loss_of(task, batch, keys, params):
     return task.loss(params, batch, keys)[0].mean()
 
 
-def train_once(tasks):
-    """Parameters of all networks after a step of their training, its losses and its gradients.
-
-    In one program: nearly all of the time is compilation, which differs with the number of classes.
-    """
-    batches = {
+def draw_batches(tasks):
+    return {
         name: next(iterate_batches(task, seed=0, batch_size=BATCH, first_step=0))
         for name, task in tasks.items()
     }
 
-    @jax.jit
+
+def make_step(tasks):
+    """A step of every network's training: parameters after it, losses, norms of gradients.
+
+    In one program: nearly all of the time is compilation, which differs with the number of classes.
+    """
+
     def step(key, batches):
         params, losses, slopes = {}, {}, {}
         for name, task in tasks.items():
@@ -122,7 +149,7 @@ def train_once(tasks):
             slopes[name] = optax.tree.norm(gradient)
         return params, losses, slopes
 
-    return jax.device_get(step(jax.random.key(0), batches))
+    return step
 
 
 def shrink(config):

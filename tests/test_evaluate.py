@@ -1,6 +1,7 @@
 """The evaluation: what the judge and each score notice, and what they do not."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from sims_jax.bank.photo import as_float
 from sims_jax.canvas.light import measure_light, relight
@@ -17,10 +19,11 @@ from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
 from sims_jax.nets.layers import average_pool, upsample
-from sims_jax.ops.sheet import to_uint8, write_picture
+from sims_jax.ops.sheet import GAP_PX, to_uint8, write_picture
 
 # What must be passed for a score to have moved from the real photos' own.
 MOVED = {"spectrum_gap": 0.25, "gradient_ratio": 0.15, "tint": 3.0, "flat_share": 0.01}
+FEW = 5
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,9 @@ def workdir(tiny_stores, judged, tmp_path, monkeypatch):
     for name, store in zip(("bank", "heldout"), tiny_stores, strict=True):
         shutil.copytree(store.folder, tmp_path / name)
     monkeypatch.setattr(report, "train_judge", lambda *_: judged[0])
+    # Nearly all of an evaluation's time are Fréchet distances: a few draws, and halves, will do.
+    monkeypatch.setattr(protocol, "compare", functools.partial(protocol.compare, draws=FEW))
+    monkeypatch.setattr(protocol, "HALVES", FEW)
     return tmp_path
 
 
@@ -156,11 +162,16 @@ def test_photos_of_coarse_layouts_are_judged_by_the_fine_ones(
 ):
     """A densifier that adds nothing is the nearest label; the fine layouts are all found."""
     densifier = tiny_model.params.densifier["params"]
-    nothing = jax.tree.map(jnp.zeros_like, densifier) | {"trust": jnp.ones(())}
+    values = jax.tree.map(np.zeros_like, jax.device_get(densifier)) | {"trust": np.float32(1)}
+    # On the same devices, so that photos are made by the programs of the tests before.
+    nothing = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), values, densifier)
     params = tiny_model.params.replace(densifier={"params": nothing})
     monkeypatch.setattr("sims_jax.load", lambda _: dataclasses.replace(tiny_model, params=params))
     scores = run(workdir, "--coarse")["scores"]
     assert (workdir / "evaluate" / "val-coarse.json").exists()
+    with Image.open(workdir / "evaluate" / "val-coarse.png") as sheet:
+        width = tiny_stores[1].spec.image_size[1]
+        assert sheet.width == 5 * (width + GAP_PX) + GAP_PX  # that of f beside the fine layout
     assert list(scores) == ["real", "photos", "nearest", "fine"]
     assert scores["photos"] == scores["nearest"] != scores["fine"]
     assert scores["nearest"]["layout_miou"] < scores["fine"]["layout_miou"] == 1

@@ -10,7 +10,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "sims_jax"
 LAYERS = (
-    ("errors", "labels", "types", "rng", "images", "progress", "programs", "processes", "config"),
+    (
+        "atomic",
+        "errors",
+        "labels",
+        "types",
+        "rng",
+        "images",
+        "progress",
+        "programs",
+        "processes",
+        "config",
+    ),
     ("ops",),
     ("data",),
     ("bank",),

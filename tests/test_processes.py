@@ -114,6 +114,18 @@ def assert_same(lines, others) -> None:
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def waiting(tmp_path_factory):
+    """Processes that wait for others in vain, begun at once, for they do it while tests run."""
+    folder = tmp_path_factory.mktemp("waiting")
+    alone = [start([__file__, "alone", free_port(), index, folder]) for index in range(2)]
+    jobs = {"late": start_toys(folder, "late"), "alone": alone}
+    yield jobs
+    for process in (*jobs["late"], *jobs["alone"]):
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return train_toy(tmp_path_factory.mktemp("whole"))
@@ -152,33 +164,34 @@ def test_sigterm_of_one_stops_all_at_one_step(uninterrupted, tmp_path):
     assert_goes_on(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_ends_the_job_which_goes_on_from_there(killed, uninterrupted, tmp_path):
-    running = start_toys(tmp_path)
-    wait_for_checkpoint(tmp_path, running)
-    running[killed].kill()
+def test_a_killed_process_ends_the_job_which_goes_on_from_there(uninterrupted, tmp_path):
+    """Process 0 of one job, process 1 of another, which waits for heartbeats meanwhile."""
+    folders = [tmp_path / str(killed) for killed in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    jobs = [start_toys(folder) for folder in folders]
+    for killed, running in enumerate(jobs):
+        wait_for_checkpoint(folders[killed], running)
+        running[killed].kill()
     began = time.monotonic()
-    status, lines = finish(running[1 - killed])
-    assert status not in (0, None) and time.monotonic() - began < 6 * LOST_S
-    # Its heart is missed, and JAX names it, or a step misses it first, and that is said.
-    named = any(line.strip() == "1" for line in lines)
-    assert killed == 0 or named or "another process of the job is gone" in lines[-1], lines
-    finish(running[killed])
-    assert_goes_on(tmp_path, uninterrupted)
+    for killed, running in enumerate(jobs):
+        status, lines = finish(running[1 - killed])
+        assert status not in (0, None) and time.monotonic() - began < 6 * LOST_S
+        # Its heart is missed, and JAX names it, or a step misses it first, and that is said.
+        named = any(line.strip() == "1" for line in lines)
+        assert killed == 0 or named or "another process of the job is gone" in lines[-1], lines
+        finish(running[killed])
+        assert_goes_on(folders[killed], uninterrupted)
 
 
-def test_who_is_missing_is_named(tmp_path):
-    first, late = start_toys(tmp_path, "late")
-    status, lines = finish(first)
-    late.kill()
-    finish(late)
+def test_who_is_missing_is_named(waiting):
+    status, lines = finish(waiting["late"][0])
     assert status == 2
     assert lines[-1].startswith("error: process 0: the meeting: found that process 1 of 2 did not")
 
 
-def test_a_process_alone_gives_up(tmp_path):
-    alone = [start([__file__, "alone", free_port(), index, tmp_path]) for index in range(2)]
-    for process in alone:
+def test_a_process_alone_gives_up(waiting):
+    for process in waiting["alone"]:
         status, lines = finish(process)
         assert status == 2 and "found fewer processes at localhost:" in lines[-1]
 
@@ -205,10 +218,10 @@ class SlowToy(Toy):
 
 
 def be_one_of_two(what, port, index, folder) -> None:
-    wait_s = 3.0 if what in ("late", "alone") else 120.0
+    wait_s = 5.0 if what in ("late", "alone") else 120.0
     join(f"localhost:{port}", 2, int(index), wait_s=wait_s, lost_s=LOST_S)
     if what == "late":
-        time.sleep(30 * int(index))
+        time.sleep(60 * int(index))
         wait_for_all("the meeting")
     with MetricsWriter(pathlib.Path(folder)) as writer:
         train(SlowToy(), toy_config(steps=STEPS), pathlib.Path(folder) / "toy", writer, 0)

@@ -9,7 +9,7 @@ import pytest
 from conftest import load_config
 from ml_collections import ConfigDict
 
-from benchmarks import study
+from benchmarks import study, study_table
 from benchmarks.study import AS_IS, VARIANTS, Study, digest_stage, read_seeds, vary
 from sims_jax.checkpoints import DONE_FILE
 from sims_jax.config import save_config
@@ -128,7 +128,7 @@ def test_what_is_finished_is_skipped_and_what_is_shared_trained_once(
     line = next(
         line for line in (tmp_path / "study.md").read_text().splitlines() if "no-transfer" in line
     )
-    assert line.count("4.5 [2, 8]") == len(study.SHOWN) and line.endswith("| 2     |")
+    assert line.count("4.5 [2, 8]") == len(study_table.SHOWN) and line.endswith("| 2     |")
 
     del stages[:], judged[:]
     moved = tmp_path.rename(tmp_path.with_name("moved"))

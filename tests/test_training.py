@@ -16,13 +16,13 @@ import numpy as np
 import optax
 import pytest
 from conftest import write_config
-from jax.experimental.compilation_cache import compilation_cache
 from toy import Toy, toy_config
 
 import sims_jax
 from sims_jax import pipeline
 from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
+from sims_jax.config import save_config
 from sims_jax.errors import InputError
 from sims_jax.training.loop import train
 from sims_jax.training.run import STAGES, Run
@@ -36,32 +36,16 @@ STEP = 1e-3  # a small change of a network's parameters, as their norm
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """A folder of compiled programs, for what is run again in other processes."""
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_config, programs, tmp_path_factory):
-    """A finished run on eight devices, and its report. Its programs are kept."""
+def finished(tiny_config, tmp_path_factory):
+    """A finished run on eight devices, and its report."""
     workdir = tmp_path_factory.mktemp("run") / "tiny"
-    try:
-        keep_programs(str(programs))
-        return workdir, Run(tiny_config, workdir).run()
-    finally:
-        keep_programs(None)
+    return workdir, Run(tiny_config, workdir).run()
 
 
 def read_metrics(folder) -> list[dict]:
     """The lines of metrics.jsonl, without what no two runs have in common."""
     lines = map(json.loads, (folder / METRICS_FILE).read_text().splitlines())
     return [{k: v for k, v in line.items() if k != "input_wait_share"} for line in lines]
-
-
-def keep_programs(folder: str | None) -> None:
-    """From now on compiled programs are kept in `folder`, and taken from there."""
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
 
 
 def test_report_has_every_key(finished):
@@ -154,6 +138,21 @@ def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
         other.seed = 7
     with pytest.raises(InputError, match=r"config.seed = 7, expected 0"):
         Run(other, workdir).run()
+
+
+def test_a_workdir_of_an_older_version_is_named(finished, tiny_config, tmp_path):
+    """Its config has not all keys: no training goes on there, and f without canvas has no steps."""
+    from sims_jax.evaluation.baselines import train_without_canvas
+
+    older = json.loads((finished[0] / "config.json").read_text())
+    del older["synthesis"]["train"]["save_minutes"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    line = r"config\.json: found config\.synthesis\.train\.save_minutes = 10, expected no such key"
+    with pytest.raises(InputError, match=line):
+        save_config(tiny_config, tmp_path)
+    line = r"config\.json: config\.synthesis\.train: found no 'save_minutes'.* in another one$"
+    with pytest.raises(InputError, match=line):
+        train_without_canvas(tmp_path, tmp_path, model=None)
 
 
 def test_a_loaded_model_synthesizes(finished, tiny_stores):
@@ -261,25 +260,20 @@ def test_not_a_number_stops_the_run(tmp_path):
         assert checkpoints.latest_step == 4
 
 
-def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_config, tmp_path):
+def test_killed_in_every_stage_equals_uninterrupted(finished, tiny_config, tmp_path):
     """A real SIGKILL in the middle of each stage, and the same command again: nothing is lost.
 
     On the same devices, so that everything is equal to the last bit.
     """
     workdir, config = tmp_path / "killed", write_config(tiny_config, tmp_path)
     command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}"]
-    # A copy: a process that is killed may leave half a program behind.
-    kept = shutil.copytree(programs, tmp_path / "programs")
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(kept)}
     saved, marked = {}, 0
     for stage in STAGES:
-        first = kill_halfway(command, environment, workdir, stage, tiny_config)
+        first = kill_halfway(command, workdir, stage, tiny_config)
         assert not (workdir / stage / DONE_FILE).exists(), f"{stage} had ended when it was killed"
         saved |= {path: path.stat().st_mtime_ns for path in first}
         marked += 0 if stage == "bank" else mark_saved_steps(workdir, stage, tiny_config)
-    last = subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
-    )
+    last = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert not re.search(r"^I\d+ ", last.stderr, re.MULTILINE), last.stderr  # no library's log
 
     whole, report = finished
@@ -296,10 +290,10 @@ def test_killed_in_every_stage_equals_uninterrupted(finished, programs, tiny_con
     assert scores == report
 
 
-def kill_halfway(command, environment, workdir, stage, config) -> list[pathlib.Path]:
+def kill_halfway(command, workdir, stage, config) -> list[pathlib.Path]:
     """Starts a run and kills it within a stage; the parts of the bank or the checkpoint it left."""
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         while not (found := left_halfway(workdir, stage, config)):
             assert process.poll() is None, f"the run ended before it was killed in {stage}"

@@ -38,6 +38,7 @@ def toy_config(**changes):
     values = dict(
         steps=12, batch_size=8, learning_rate=0.1, schedule="constant", warmup_steps=0,
         growth_epochs=0, epoch_steps=0, final_rate=0.0, ema_decay=0.9, clip_norm=0.0,
-        log_every=1, save_every=4, sheet_every=100,
+        log_every=1, save_every=4, sheet_every=100, precision="float32", accumulation=1,
+        save_minutes=0,
     )  # fmt: skip
     return TrainConfig(**values | changes)

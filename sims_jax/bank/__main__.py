@@ -36,8 +36,8 @@ def bank_parser() -> argparse.ArgumentParser:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from sims_jax.atomic import write_json
     from sims_jax.bank.inspect import describe, to_text
-    from sims_jax.config import write_json
 
     held = describe(arguments.bank)
     print(to_text(held))
@@ -46,9 +46,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _append(arguments: argparse.Namespace) -> None:
+    from sims_jax.atomic import TEMPORARY_PREFIX
     from sims_jax.bank.description import read_description, spec_of
     from sims_jax.bank.edit import append_photos
-    from sims_jax.bank.parts import TEMPORARY_PREFIX
     from sims_jax.data.source import open_dataset
 
     # An error if there is none, before anything is written.

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sims_jax.atomic import TEMPORARY_PREFIX, write_json
 from sims_jax.bank.description import (
     BANK_FILE,
     FORMAT,
@@ -36,12 +37,10 @@ from sims_jax.bank.description import (
     write_finished,
 )
 from sims_jax.bank.parts import (
-    TEMPORARY_PREFIX,
     list_parts,
     part_folder,
     read_json,
     sweep,
-    write_json,
     write_part,
 )
 from sims_jax.bank.photo import describe_photo, prepare_example

@@ -17,7 +17,8 @@ import pathlib
 import shlex
 from typing import Any
 
-from sims_jax.bank.parts import META_FILE, list_parts, read_json, write_json
+from sims_jax.atomic import write_json
+from sims_jax.bank.parts import META_FILE, list_parts, read_json
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.types import BankSpec

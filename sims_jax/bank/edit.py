@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sims_jax.atomic import TEMPORARY_PREFIX, write_json
 from sims_jax.bank.build import write_parts
 from sims_jax.bank.description import (
     BANK_FILE,
@@ -29,12 +30,10 @@ from sims_jax.bank.description import (
 )
 from sims_jax.bank.parts import (
     META_FILE,
-    TEMPORARY_PREFIX,
     list_parts,
     part_folder,
     read_json,
     sweep,
-    write_json,
 )
 from sims_jax.bank.traces import PREPARED_ROWS, delete, delete_traces, update_report
 from sims_jax.data.example import OPTIONAL_FIELDS, Example

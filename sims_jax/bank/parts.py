@@ -7,10 +7,8 @@ under a temporary name, each process its own, and renamed, so that a kill leaves
 
 import hashlib
 import json
-import os
 import pathlib
 import re
-import secrets
 import shutil
 import urllib.parse
 from collections.abc import Sequence
@@ -19,18 +17,17 @@ from typing import Any
 import numpy as np
 import tensorstore
 
+from sims_jax.atomic import TEMPORARY_PREFIX, temporary_beside, write_json
 from sims_jax.errors import InputError
 
 META_FILE = "part.json"
-TEMPORARY_PREFIX = ".tmp-"
-_TOKEN_BYTES = 4  # of a temporary name, different in every process
 # Zstandard's own default.
 _ZSTD_LEVEL = 3
 
 
 def write_part(folder: pathlib.Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Writes a part to `folder` at once; where another process was faster, its part stays."""
-    temporary = _temporary(folder)
+    temporary = temporary_beside(folder)
     try:
         _write_files(temporary, arrays, meta)
         temporary.rename(folder)
@@ -122,16 +119,6 @@ def sweep(folder: pathlib.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file that is there whole or as it was before."""
-    temporary = _temporary(path)
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -147,10 +134,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _damaged(path, "no JSON object")
     return value
-
-
-def _temporary(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(_TOKEN_BYTES)}")
 
 
 def _damaged(path: pathlib.Path, found: str) -> InputError:

@@ -23,16 +23,16 @@ import pathlib
 import shutil
 from collections.abc import Iterable
 
-from sims_jax import config
+from sims_jax.atomic import TEMPORARY_PREFIX, write_json
 from sims_jax.bank.description import BANK_FILE, Description
-from sims_jax.bank.parts import write_json
+from sims_jax.config import CONFIG_FILE
 from sims_jax.errors import InputError
 
 PREPARED_ROWS = "rows-*"
 _OF_ROWS = ("donors-*", PREPARED_ROWS)
 _WITH_PIXELS = ("data", "aligned", "sheets", "sheet.png", "events")
 _EVALUATED_WITH_PIXELS = ("evaluate/*.png", "evaluate/*/sheets", "evaluate/*/events")
-_UNFINISHED_PICTURES = ".*.png.tmp"  # of commands that were killed
+_UNFINISHED = TEMPORARY_PREFIX + "*"  # pictures and sources of commands that were killed
 _SHEET_FILE = "sheet.png"
 _REPORT_FILE = "report.json"
 
@@ -47,11 +47,11 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
     deleted = delete(
         path for bank in find_banks(around) for kind in _OF_ROWS for path in bank.glob(kind)
     )
-    if (around / config.CONFIG_FILE).exists():
+    if (around / CONFIG_FILE).exists():
         deleted += delete(around / name for name in _WITH_PIXELS)
         deleted += delete(x for name in _EVALUATED_WITH_PIXELS for x in around.glob(name))
         deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
-        deleted += delete(_search(around, _UNFINISHED_PICTURES))
+        deleted += delete(_search(around, _UNFINISHED))
         for sources in _search(around, "sources.json"):
             deleted += _delete_made(sources, photo_ids)
     return deleted
@@ -74,7 +74,7 @@ def update_report(folder: pathlib.Path, finished: Description) -> None:
             f"{path}: found another content ({error!r}), expected what train.py wrote; delete it"
         ) from error
     if counts:
-        config.write_json(path, report | {folder.name: counts})
+        write_json(path, report | {folder.name: counts})
 
 
 def find_banks(around: pathlib.Path) -> list[pathlib.Path]:

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from sims_jax.checkpoints import digest_params
-from sims_jax.config import load_config
+from sims_jax.config import CONFIG_FILE, load_config
+from sims_jax.errors import InputError
 from sims_jax.evaluation.kept import train_once
 from sims_jax.model import Model
 from sims_jax.training.run import Run
@@ -24,12 +25,21 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     Returns:
       The model with these parameters, and with an empty bank.
 
+    Raises:
+      InputError: the workdir's config has not the keys of this version's.
+
     Source: Chen and Koltun, "Photographic Image Synthesis with Cascaded Refinement Networks", 2017.
     """
     config = load_config(workdir)
     kept = config.to_dict()
-    config.stages = STAGES
-    settings = read_settings(config)
+    config.update(stages=STAGES, distributed=False)
+    try:
+        settings = read_settings(config)
+    except InputError as error:
+        raise InputError(
+            f"{workdir / CONFIG_FILE}: {error}; a workdir of an older version can be evaluated "
+            "without --baselines only: train in another one"
+        ) from error
     run = Run(config, workdir)
     smaller = run.read_smaller(model.labels)
     task = run.task("synthesis", settings, smaller)

@@ -48,6 +48,9 @@ TRAIN = TrainConfig(
     log_every=10,
     save_every=250,
     sheet_every=1500,
+    precision="float32",
+    accumulation=1,
+    save_minutes=0.0,
 )
 # Augmentation: sides of crops; gains, gammas and single channels' gains, or their inverses; noise;
 # the share of the examples that is blurred.

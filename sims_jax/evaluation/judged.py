@@ -33,8 +33,14 @@ from sims_jax.result import Result
 
 MOST_STRETCHED = 0.02  # of a photo's proportions
 
-Sets = dict[str, UInt8[np.ndarray, "n H W 3"]]
-Told = dict[str, dict[str, float]]  # what the making of a set says of it, by its name
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What is judged, and what its making says."""
+
+    sets: dict[str, UInt8[np.ndarray, "n H W 3"]]  # `photos` first, then what they stand beside
+    told: dict[str, dict[str, float]]  # of a set, by its name
+    followed: UInt8[np.ndarray, "n H W"]  # the layouts that `photos` follow
 
 
 def make_sets(
@@ -42,8 +48,8 @@ def make_sets(
     heldout: Store,
     reference: UInt8[np.ndarray, "H W 3"] | None,
     folder: pathlib.Path,
-) -> tuple[Sets, Told]:
-    """The photos that the flags ask for: `photos` first, then what they are compared with.
+) -> Made:
+    """The photos that the flags ask for.
 
     Args:
       heldout: the layouts, and their real photos.
@@ -51,7 +57,7 @@ def make_sets(
       folder: where networks that an evaluation trains are kept.
     """
     if arguments.photos:
-        return {"photos": _read_photos(arguments.photos, heldout)}, {}
+        return Made({"photos": _read_photos(arguments.photos, heldout)}, {}, heldout.layout)
     model = sims_jax.load(arguments.workdir)
     if arguments.coarse:
         return _make_coarse_photos(model, heldout)
@@ -66,7 +72,7 @@ def make_sets(
         sets["canvas"] = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
         crn = train_without_canvas(arguments.workdir, folder, model)
         sets["crn"] = _make_crn_photos(crn, heldout, reference)
-    return sets, {"photos": told}
+    return Made(sets, {"photos": told}, np.stack([result.layout for result in results]))
 
 
 def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -> np.ndarray:
@@ -80,7 +86,7 @@ def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -
     return to_uint8(np.asarray(relight(as_float(photos), light)))
 
 
-def _make_coarse_photos(model: Model, heldout: Store) -> tuple[Sets, Told]:
+def _make_coarse_photos(model: Model, heldout: Store) -> Made:
     """Photos of coarse layouts made dense, of those filled with their nearest labels, of the fine.
 
     With the mIoU of the layout that each set follows.
@@ -94,10 +100,14 @@ def _make_coarse_photos(model: Model, heldout: Store) -> tuple[Sets, Told]:
     }
     classes = model.labels.num_classes
     layouts = {name: np.stack([one.layout for one in some]) for name, some in results.items()}
-    return {name: _stack(some, lambda one: one.photo) for name, some in results.items()}, {
-        name: {"layout_miou": mean_iou(confusion_matrix(layout, heldout.layout, classes))}
-        for name, layout in layouts.items()
-    }
+    return Made(
+        sets={name: _stack(some, lambda one: one.photo) for name, some in results.items()},
+        told={
+            name: {"layout_miou": mean_iou(confusion_matrix(layout, heldout.layout, classes))}
+            for name, layout in layouts.items()
+        },
+        followed=layouts["photos"],
+    )
 
 
 def _synthesize(name: str, model: Model, layouts: np.ndarray, **options: Any) -> list[Result]:

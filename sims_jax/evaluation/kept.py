@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import jax
 
+from sims_jax.atomic import write_json
 from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished
-from sims_jax.config import write_json
 from sims_jax.training.loop import Task, TrainConfig, train
 from sims_jax.training.writers import MetricsWriter
 

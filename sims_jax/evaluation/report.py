@@ -7,8 +7,8 @@ import zlib
 import jax
 import numpy as np
 
+from sims_jax.atomic import write_json
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.config import write_json
 from sims_jax.errors import InputError
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import protocol
@@ -50,7 +50,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     if arguments.reference:
         reference, heldout = set_aside(arguments.reference, heldout)
     check_count(len(heldout.ids), heldout.folder)
-    sets, told = make_sets(arguments, heldout, reference, folder)
+    made = make_sets(arguments, heldout, reference, folder)
     judge = train_judge(store, heldout, folder)
 
     train_thumbnails = protocol.thumbnails(store.photo)
@@ -59,7 +59,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         return protocol.look_at(photo, heldout.layout, judge, train_thumbnails)
 
     real = look(heldout.photo)
-    looked = {"real": real} | {name: look(photo) for name, photo in sets.items()}
+    looked = {"real": real} | {name: look(photo) for name, photo in made.sets.items()}
     functions = {name: protocol.score_functions(photos, real) for name, photos in looked.items()}
     if inception:
         seen = {name: inception.look(photos.photo) for name, photos in looked.items()}
@@ -77,7 +77,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         | ({"inception_sha256": inception.sha256} if inception else {}),
         "scores": {
             name: {key: dict(zip(("value", "low", "high"), x, strict=True)) for key, x in y.items()}
-            | told.get(name, {})
+            | made.told.get(name, {})
             for name, y in table.items()
         },
         "real_halves": protocol.half_distances(real),
@@ -93,7 +93,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     path = arguments.json or folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = folder / f"{name}.png"
-    write_picture(sheet, _sheet(looked["photos"], heldout))
+    write_picture(sheet, _sheet(looked["photos"], heldout, made.followed))
     write_json(path, report)
     _tell(report)
     print(f"report: {path}\nsheet of the best, the median and the worst: {sheet}")
@@ -154,14 +154,18 @@ def _by_video(
     }
 
 
-def _sheet(photos: PhotoSet, heldout: Store) -> np.ndarray:
-    """Rows of: layout | photo | what the judge finds in it | real; best, median, worst."""
+def _sheet(photos: PhotoSet, heldout: Store, followed: np.ndarray) -> np.ndarray:
+    """Rows of: layout | photo | what the judge finds in it | real; best, median, worst.
+
+    Where photos follow other layouts than they are judged by, these stand between the two.
+    """
     order = np.argsort(-np.nan_to_num(photos.accuracy))
     middle = max(0, (len(order) - SHEET_EACH) // 2)
     chosen = [*order[:SHEET_EACH], *order[middle:][:SHEET_EACH], *order[-SHEET_EACH:]]
+    layouts = [heldout.layout] + [followed] * (not np.array_equal(followed, heldout.layout))
     labels = heldout.spec.labels
     return contact_sheet([
-        [colorize(heldout.layout[i], labels), photos.photo[i],
+        [*(colorize(layout[i], labels) for layout in layouts), photos.photo[i],
          colorize(photos.seen.found[i], labels), heldout.photo[i]]
         for i in chosen
     ])  # fmt: skip

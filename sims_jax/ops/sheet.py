@@ -1,12 +1,13 @@
 """Contact sheets, rows of pictures side by side, and pictures as files."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from sims_jax.atomic import temporary_beside
 
 GAP_PX = 4
 PAPER = 255  # white
@@ -42,6 +43,6 @@ def to_uint8(picture: np.ndarray) -> np.ndarray:
 
 def write_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     """Writes a PNG whole or not at all; floats in [0, 1] or bytes, [H, W, 3]."""
-    aside = path.with_name(f".{path.name}.tmp")
+    aside = temporary_beside(path)
     Image.fromarray(to_uint8(picture)).save(aside, format="PNG")
-    os.replace(aside, path)
+    aside.replace(path)

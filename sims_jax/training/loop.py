@@ -80,9 +80,9 @@ class TrainConfig:
     log_every: int
     save_every: int
     sheet_every: int
-    precision: str = "float32"
-    accumulation: int = 1
-    save_minutes: float = 0.0
+    precision: str
+    accumulation: int
+    save_minutes: float
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:

@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sims_jax
+from sims_jax.atomic import write_json
 from sims_jax.bank.build import build_bank_together
 from sims_jax.bank.description import read_description
 from sims_jax.bank.device import rows_to_device
@@ -29,7 +30,7 @@ from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished, saved_steps
-from sims_jax.config import save_config, write_json
+from sims_jax.config import save_config
 from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace, colorize, write_layout
@@ -188,7 +189,7 @@ class Run:
 
     def read_smaller(self, labels: LabelSpace) -> Any | None:
         """Parameters of the smaller network that this run's synthesis network begins with."""
-        workdir = self.config.synthesis.get("init_from", "")
+        workdir = self.config.synthesis.init_from
         config = make_networks(self.config, labels).synthesis
         return read_smaller(pathlib.Path(workdir), config, labels) if workdir else None
 

@@ -22,7 +22,6 @@ KEYS = {
     "config.densifier": ("net", "train"),
     "config.synthesis": ("net", "segmentation_weight", "init_from", "train"),
 }
-OPTIONAL_KEYS = ("init_from", "distributed")  # which a workdir may lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ def read_settings(config: ConfigDict) -> Settings:
         part = config if where == "config" else config[where.removeprefix("config.")]
         if unknown := sorted(set(part.keys()) - set(expected)):
             raise unknown_key(where, unknown[0], expected)
-        if missing := sorted(set(expected) - set(part.keys()) - set(OPTIONAL_KEYS)):
+        if missing := sorted(set(expected) - set(part.keys())):
             raise InputError(
                 f"{where}: found no {missing[0]!r}, expected the keys {', '.join(expected)}"
             )

@@ -20,7 +20,7 @@ def main() -> None:
     follow = flags.DEFINE_bool("follow_links", False, "Files may be links out of the folder.")
 
     def check(config) -> None:
-        from sims_jax.config import write_json
+        from sims_jax.atomic import write_json
         from sims_jax.data.check.report import check_dataset, to_json, to_text, write_sheet
 
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
