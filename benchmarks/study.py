@@ -58,6 +58,7 @@ WIDE_BANDS = {
     "canvas.outer_share": 1.0,
 }
 LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least": 1.0}
+ONE_LIGHT = {"simulation.relight_share": 0.0}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
     "transformer.train.schedule": "constant",
@@ -70,11 +71,12 @@ PRIOR_ORDER = {"pipeline.max_pairs": 0}
 
 VARIANTS = {
     AS_IS: {},
-    "paper": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER,
+    "paper": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT,
     # The paper's recipe with one part as the config has it: an improvement added.
-    "paper+layout": WIDE_BANDS | LITTLE_TRANSFER,
-    "paper+elision": OWN_SILHOUETTES | LITTLE_TRANSFER,
-    "paper+transfer": OWN_SILHOUETTES | WIDE_BANDS,
+    "paper+layout": WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT,
+    "paper+elision": OWN_SILHOUETTES | LITTLE_TRANSFER | ONE_LIGHT,
+    "paper+transfer": OWN_SILHOUETTES | WIDE_BANDS | ONE_LIGHT,
+    "paper+relight": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER,
     # The config without a part.
     "no-transformer": NO_TRANSFORMER,
     "no-inner-band": NO_INNER_BAND,
@@ -82,6 +84,7 @@ VARIANTS = {
     "no-elision": NO_INNER_BAND | NO_OUTER_BAND,
     "no-transfer": {"simulation.transfer_share": 0.0},
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
+    "no-relight": ONE_LIGHT,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with more of a part, or another.
     "all-transfer": {"simulation.transfer_share": 1.0},

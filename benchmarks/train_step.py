@@ -39,7 +39,6 @@ import numpy as np
 from benchmarks.timing import time_in_turn
 from configs.camvid import get_config
 from sims_jax.atomic import write_json
-from sims_jax.bank.photo import as_float
 from sims_jax.labels import SCENES
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.rng import example_keys
@@ -102,8 +101,8 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
     canvas_key = jax.random.key(1)
     keys = example_keys(canvas_key, state.step, position)
     simulate = jax.jit(lambda batch, keys: task.simulate(batch, keys, task.simulation))
-    canvas = jax.device_get(simulate(batch, keys))
-    params, inputs = jax.device_get(state.params), torch_inputs(canvas, batch)
+    canvas, photo = jax.device_get(simulate(batch, keys))
+    params, inputs = jax.device_get(state.params), torch_inputs(canvas, photo, batch["layout"])
     loss = make_twin(task, params)
     differences = compare(task, params, batch, keys, canvas, loss, inputs)
     with FlopCounterMode(display=False) as counter:
@@ -171,14 +170,14 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
     }
 
 
-def torch_inputs(canvas, batch) -> tuple[torch.Tensor, ...]:
-    """(layout, canvas, mask, photo, labels) of the twin, from a simulated canvas and its batch."""
+def torch_inputs(canvas, photo, labels) -> tuple[torch.Tensor, ...]:
+    """(layout, canvas, mask, photo, labels) of the twin, from a simulated canvas and its truth."""
     return (
         torch.from_numpy(canvas.layout.astype(np.int64)),
         twin.to_nchw(canvas.rgb),
         twin.to_nchw(canvas.mask[..., None]),
-        twin.to_nchw(np.asarray(as_float(batch["photo"]))),
-        torch.from_numpy(batch["layout"].astype(np.int64)),
+        twin.to_nchw(photo),
+        torch.from_numpy(labels.astype(np.int64)),
     )
 
 

@@ -67,7 +67,11 @@ def small() -> ConfigDict:
                 outer_share=0.5,
             ),
             simulation=dict(
-                transfer_share=0.8, transfer_least=0.0, missing_share=0.1, empty_share=0.05
+                transfer_share=0.8,
+                transfer_least=0.0,
+                missing_share=0.1,
+                empty_share=0.05,
+                relight_share=0.5,
             ),
             pipeline=dict(candidates=8, max_pairs=96, chunk=16),
             features=dict(weights="", width_multiplier=0.25, train=train(700, 8, 1e-3)),

@@ -89,7 +89,11 @@ def at_256() -> ConfigDict:
                 outer_share=1.0,
             ),
             simulation=dict(
-                transfer_share=0.2, transfer_least=1.0, missing_share=0.1, empty_share=0.05
+                transfer_share=0.2,
+                transfer_least=1.0,
+                missing_share=0.1,
+                empty_share=0.05,
+                relight_share=0.0,
             ),
             pipeline=dict(candidates=10, max_pairs=128, chunk=8),
             features=dict(

@@ -59,7 +59,11 @@ def get_config(folder: str = "") -> ConfigDict:
                 outer_share=0.5,
             ),
             simulation=dict(
-                transfer_share=0.8, transfer_least=0.0, missing_share=0.1, empty_share=0.1
+                transfer_share=0.8,
+                transfer_least=0.0,
+                missing_share=0.1,
+                empty_share=0.1,
+                relight_share=0.0,
             ),
             pipeline=dict(candidates=8, max_pairs=64, chunk=16),
             features=dict(weights="", width_multiplier=0.25, train=train(200, 8, 1e-3)),

@@ -26,7 +26,7 @@ from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import CanvasConfig, elide, paste
-from sims_jax.canvas.light import Light, relight
+from sims_jax.canvas.light import Light, measure_light, relight
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,
@@ -276,7 +276,8 @@ def _place_segments(
         affine = align(
             params.transformer, networks.transformer, num_classes, photo, mask, target, layouts
         )
-        photo = photo if reference is None else relight(photo, reference)
+        if reference is not None:
+            photo = relight(photo, measure_light(photo), reference)
         warped = jax.vmap(sample_affine)(photo, affine)
         cut = mask.astype(jnp.float32)[..., None]
         kept = jax.vmap(sample_affine)(cut, jax.lax.stop_gradient(affine))[..., 0]

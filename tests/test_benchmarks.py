@@ -21,10 +21,11 @@ def test_our_step_and_the_twins_agree(tiny_config, tiny_stores):
     params = jax.device_get(jax.jit(task.init)(jax.random.key(0)))
     batch, position = next(iterate_batches(task, seed=0, batch_size=2, first_step=0))
     keys = example_keys(jax.random.key(1), np.int32(0), position)
-    canvas = jax.device_get(
+    canvas, photo = jax.device_get(
         jax.jit(lambda batch, keys: task.simulate(batch, keys, task.simulation))(batch, keys)
     )
-    loss, inputs = train_step.make_twin(task, params), train_step.torch_inputs(canvas, batch)
+    loss = train_step.make_twin(task, params)
+    inputs = train_step.torch_inputs(canvas, photo, batch["layout"])
     found = train_step.compare(task, params, batch, keys, canvas, loss, inputs)
     assert found["max_abs_diff"] < OUTPUT_ERROR
     assert found["max_rel_grad_diff"] < GRADIENT_ERROR

@@ -202,7 +202,8 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
     np.testing.assert_array_equal(seen[0], np.delete(heldout.photo, 1, axis=0))
     expected = tiny_model.synthesize(heldout.layout[0], reference=heldout.photo[1]).photo
     np.testing.assert_array_equal(seen[1][0], to_uint8(expected))
-    expected = relight(to_uint8(crn.synthesize(heldout.layout[2]).photo) / np.float32(255), light)
+    theirs = as_float(to_uint8(crn.synthesize(heldout.layout[2]).photo))
+    expected = relight(theirs, measure_light(theirs), light)
     np.testing.assert_allclose(seen[3][1].astype(int), 255 * expected, atol=1)
     with pytest.raises(InputError, match="--reference"):
         run(workdir, "--reference=nobody")

@@ -1,11 +1,21 @@
 """Simulated canvases: against a slow twin, and against composed ones."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sims_jax.canvas.compose import CanvasConfig
-from sims_jax.canvas.simulate import Donors, SimulationConfig, simulate, stencil
+from sims_jax.canvas.light import measure_light
+from sims_jax.canvas.simulate import (
+    DARKEST,
+    Donors,
+    SimulationConfig,
+    relight_both,
+    simulate,
+    stencil,
+)
 from sims_jax.labels import SCENES
 from sims_jax.ops.bits import pack_bits_numpy
 
@@ -13,7 +23,9 @@ SIZE = (20, 24)
 CANVAS = CanvasConfig(
     adherence="layout", inner_band_frac=0.1, inner_share=0.5, outer_band_frac=0.1, outer_share=0.5
 )
-PLAIN = SimulationConfig(transfer_share=0.0, transfer_least=1.0, missing_share=0.0, empty_share=0.0)
+PLAIN = SimulationConfig(
+    transfer_share=0.0, transfer_least=1.0, missing_share=0.0, empty_share=0.0, relight_share=0.0
+)
 BARE = CanvasConfig("layout", 0.0, 0.0, 0.0, 0.0)
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
@@ -91,23 +103,42 @@ def test_transfer_moves_the_mean_to_the_donors():
     moved = simulate(
         jax.random.key(0), jnp.asarray(photo), jnp.asarray(component),
         jnp.zeros(SIZE, jnp.uint8), jax.tree.map(jnp.asarray, donors),
-        SimulationConfig(1.0, 1.0, 0.0, 0.0), BARE, SCENES,
+        SimulationConfig(1.0, 1.0, 0.0, 0.0, 0.0), BARE, SCENES,
     )  # fmt: skip
     got = np.asarray(moved.rgb)[component == 0]
     np.testing.assert_allclose(got.mean(0), 0.4, atol=2e-3)
     np.testing.assert_allclose(got.std(0), 0.02, rtol=0.1)
 
 
+def test_canvas_and_truth_go_into_another_light_together():
+    photo, *_ = example()
+    photo, canvas = jnp.asarray(photo), run(jax.random.key(0))
+    other = measure_light(0.1 + 0.3 * photo)
+    present = np.asarray(canvas.mask) > 0
+    always = dataclasses.replace(PLAIN, relight_share=1.0)
+    moved, truth = relight_both(jax.random.key(1), canvas, photo, other, always)
+    np.testing.assert_allclose(moved.rgb[present], truth[present], atol=1e-5)
+    np.testing.assert_array_equal(moved.rgb[~present], canvas.rgb[~present])
+    found = measure_light(truth)
+    np.testing.assert_allclose(found.cov, other.cov, rtol=0.1)
+    darker = other.mean - found.mean
+    assert (darker > 0).all() and darker.max() < np.log(1 / DARKEST) + 0.1
+    assert np.ptp(darker) < 0.02  # in all channels alike
+    kept, same = relight_both(jax.random.key(1), canvas, photo, other, PLAIN)
+    np.testing.assert_array_equal(kept.rgb, canvas.rgb)
+    np.testing.assert_array_equal(same, photo)
+
+
 def test_missing_segments_and_empty_canvases():
-    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 0.0, 1.0)).mask.any()
-    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 1.0, 0.0)).mask.any()
+    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 0.0, 1.0, 0.0)).mask.any()
+    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 1.0, 0.0, 0.0)).mask.any()
     found = np.array([True, False, True])
     canvas = run(jax.random.key(0), found=found)
     assert not (np.asarray(canvas.source) == 1).any()
 
 
 def test_fresh_randomness_and_jit_and_vmap_agree():
-    full = SimulationConfig(0.5, 0.0, 0.2, 0.1)
+    full = SimulationConfig(0.5, 0.0, 0.2, 0.1, 0.0)
     keys = jax.random.split(jax.random.key(3), 4)
     single = [run(key, full, CANVAS) for key in keys]
     batched = jax.jit(jax.vmap(lambda key: run(key, full, CANVAS)))(keys)
@@ -124,7 +155,7 @@ def test_gradients_are_finite_on_flat_photos():
     def total(photo):
         canvas = simulate(
             jax.random.key(0), photo, jnp.asarray(component), jnp.asarray(layout), donors,
-            SimulationConfig(1.0, 0.0, 0.0, 0.0), CANVAS, SCENES,
+            SimulationConfig(1.0, 0.0, 0.0, 0.0, 0.0), CANVAS, SCENES,
         )  # fmt: skip
         return canvas.rgb.sum()
 

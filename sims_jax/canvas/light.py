@@ -4,7 +4,8 @@ Segments of many photos lie side by side in a canvas, one from a sunlit street, 
 Moved into the light of one reference photo they agree, and whoever chooses it chooses the mood. A
 photo moves as a whole and its segments with it: what is dark within it stays so.
 
-Source: the map of `sims_jax.ops.color`. Not in SIMS, which leaves light to the synthesis network.
+Source: the map of `sims_jax.ops.color`, here of logarithms, for light multiplies: colours moved by
+sums would end below black. Not in SIMS, which leaves light to the synthesis network.
 """
 
 import jax
@@ -14,13 +15,14 @@ from jaxtyping import Array, Float
 
 from sims_jax.ops.color import color_map
 
+DARK = 0.05  # added to colours before the logarithm: differences far below it hardly count
 # Products in full float32: see `sims_jax.ops.color`.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 @struct.dataclass
 class Light:
-    """Mean and covariance of a photo's colours in [0, 1]."""
+    """Mean and covariance of the logarithms of a photo's colours."""
 
     mean: Float[Array, "*B 3"]
     cov: Float[Array, "*B 3 3"]
@@ -28,20 +30,22 @@ class Light:
 
 def measure_light(photo: Float[Array, "*B H W 3"]) -> Light:
     """The light of photos in [0, 1]."""
-    mean = photo.mean(axis=(-3, -2))
-    centred = photo - mean[..., None, None, :]
+    colors = jnp.log(photo + DARK)
+    mean = colors.mean(axis=(-3, -2))
+    centred = colors - mean[..., None, None, :]
     total = jnp.einsum("...hwi,...hwj->...ij", centred, centred, precision=_EXACT)
     return Light(mean=mean, cov=total / (photo.shape[-3] * photo.shape[-2]))
 
 
-def relight(photo: Float[Array, "*B H W 3"], reference: Light) -> Float[Array, "*B H W 3"]:
-    """Photos in [0, 1] whose colours have the mean and the covariance of the reference's.
+def relight(
+    photo: Float[Array, "*B H W 3"], own: Light, reference: Light
+) -> Float[Array, "*B H W 3"]:
+    """Photos in [0, 1] of light `own`, their colours moved until they would have the reference's.
 
-    Differentiable. Clipped, where a colour would leave [0, 1]; a photo of the reference's own light
+    Differentiable. Clipped where a colour would leave [0, 1]; a photo of the reference's own light
     stays as it is, up to rounding.
     """
-    own = measure_light(photo)
     linear = color_map(own.cov, jnp.broadcast_to(reference.cov, own.cov.shape))
-    centred = photo - own.mean[..., None, None, :]
+    centred = jnp.log(photo + DARK) - own.mean[..., None, None, :]
     moved = jnp.einsum("...hwi,...ij->...hwj", centred, linear, precision=_EXACT)
-    return jnp.clip(moved + reference.mean[..., None, None, :], 0.0, 1.0)
+    return jnp.clip(jnp.exp(moved + reference.mean[..., None, None, :]) - DARK, 0.0, 1.0)

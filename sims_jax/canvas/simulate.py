@@ -18,10 +18,13 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 
 from sims_jax.canvas.compose import CanvasConfig, elide
+from sims_jax.canvas.light import Light, measure_light, relight
 from sims_jax.labels import LabelSpace
 from sims_jax.ops.bits import read_bits
 from sims_jax.ops.color import color_map
 from sims_jax.types import Canvas
+
+DARKEST = 0.3  # of another photo's light, in `relight_both`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,15 @@ class SimulationConfig:
         that always went all the way would say nothing of the truth, and f would paint in grey.
       missing_share: share of segments left out.
       empty_share: share of canvases that are wholly empty.
+      relight_share: share of the photos that are brought into another light, canvas and truth
+        alike, so that the network learns to paint in the light that it is given.
     """
 
     transfer_share: float
     transfer_least: float
     missing_share: float
     empty_share: float
+    relight_share: float
 
 
 @struct.dataclass
@@ -83,6 +89,23 @@ def simulate(
         layout=layout,
     )
     return elide(keys[3], canvas, config, labels)
+
+
+def relight_both(
+    key: Key[Array, ""],
+    canvas: Canvas,
+    photo: Float[Array, "H W 3"],
+    other: Light,
+    simulation: SimulationConfig,
+) -> tuple[Canvas, Float[Array, "H W 3"]]:
+    """A canvas and its true photo, some of them in the light of another photo, or darker still."""
+    keys = jax.random.split(key)
+    darker = jax.random.uniform(keys[0], minval=jnp.log(DARKEST), maxval=0.0)
+    own, new = measure_light(photo), other.replace(mean=other.mean + darker)
+    moved = jax.random.bernoulli(keys[1], simulation.relight_share)
+    there = moved & (canvas.mask > 0)[..., None]
+    rgb = jnp.where(there, relight(canvas.rgb, own, new), canvas.rgb)
+    return canvas.replace(rgb=rgb), jnp.where(moved, relight(photo, own, new), photo)
 
 
 def stencil(component: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:

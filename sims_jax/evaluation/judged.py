@@ -82,8 +82,8 @@ def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -
     )
     if reference is None:
         return photos
-    light = measure_light(as_float(reference))
-    return to_uint8(np.asarray(relight(as_float(photos), light)))
+    photos, light = as_float(photos), measure_light(as_float(reference))
+    return to_uint8(np.asarray(relight(photos, measure_light(photos), light)))
 
 
 def _make_coarse_photos(model: Model, heldout: Store) -> Made:

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
-from sims_jax.canvas.simulate import Donors, SimulationConfig, simulate
+from sims_jax.canvas.light import measure_light
+from sims_jax.canvas.simulate import Donors, SimulationConfig, relight_both, simulate
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.losses import cross_entropy
 from sims_jax.nets.layers import one_hot_layout
@@ -83,35 +85,42 @@ class SynthesisTask:
     def init(self, key):
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], self._heldout_example(0))
         keys = example_keys(key, jnp.int32(0), jnp.arange(1))
-        inputs = self._inputs(self.simulate(batch, keys, self.simulation))
+        inputs = self._inputs(self.simulate(batch, keys, self.simulation)[0])
         params = self.network.init(key, *inputs)
         return params if self.smaller is None else carry_over(self.smaller, params)
 
     def loss(self, params, batch, keys):
         """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""
-        canvas = self.simulate(batch, keys, self.simulation)
+        canvas, truth = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
-        perceptual, by_layer = self._distance(output.photo, batch)
+        perceptual, by_layer = self._distance(output.photo, truth)
         segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
         metrics = {"perceptual": perceptual, "segmentation": segmentation} | by_layer
         return perceptual + self.segmentation_weight * segmentation, metrics
 
-    def simulate(self, batch, keys, simulation: SimulationConfig) -> Canvas:
-        """Canvases of a batch, one key an example.
+    def simulate(self, batch, keys, simulation: SimulationConfig) -> tuple[Canvas, Array]:
+        """Canvases of a batch and their true photos, one key an example.
+
+        Another light is that of the next photo.
 
         On a CPU one after the other: XLA would else fuse their making with what f does to them
         first, and make every pixel again for each class.
         """
 
         def one(example):
-            key, photo, component, layout, donors = example
+            key, light, photo, component, layout, donors = example
             component = component.astype(jnp.int32)
             photo = as_float(photo)
-            return simulate(
+            canvas = simulate(
                 key, photo, component, layout, donors, simulation, self.canvas, self.labels
             )
+            if not simulation.relight_share:
+                return canvas, photo
+            return relight_both(jax.random.fold_in(key, 1), canvas, photo, light, simulation)
 
-        examples = keys, *(batch[part] for part in ("photo", "component", "layout", "donors"))
+        light = measure_light(as_float(jnp.roll(batch["photo"], 1, axis=0)))
+        of_batch = (batch[part] for part in ("photo", "component", "layout", "donors"))
+        examples = keys, light, *of_batch
         return jax.lax.platform_dependent(
             examples, cpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
         )
@@ -140,18 +149,19 @@ class SynthesisTask:
 
     @functools.cached_property
     def _score(self):
-        full = dataclasses.replace(self.simulation, missing_share=0.0, empty_share=0.0)
-        empty = dataclasses.replace(self.simulation, empty_share=1.0)
+        plain = dataclasses.replace(self.simulation, relight_share=0.0)
+        full = dataclasses.replace(plain, missing_share=0.0, empty_share=0.0)
+        empty = dataclasses.replace(plain, empty_share=1.0)
 
         def score(params, batch, position):
             keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
-            canvas = self.simulate(batch, keys, full)
+            canvas, truth = self.simulate(batch, keys, full)
             photos = {
                 "val_loss": self._paint(params, canvas),
                 "canvas_loss": fill_mean(canvas),
-                "empty_loss": self._paint(params, self.simulate(batch, keys, empty)),
+                "empty_loss": self._paint(params, self.simulate(batch, keys, empty)[0]),
             }
-            return {name: self._distance(x, batch)[0] for name, x in photos.items()}
+            return {name: self._distance(x, truth)[0] for name, x in photos.items()}
 
         return jax.jit(score)
 
@@ -159,7 +169,7 @@ class SynthesisTask:
     def _draw(self):
         def draw(params, batch, position):
             keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
-            canvas = self.simulate(batch, keys, self.simulation)
+            canvas, _ = self.simulate(batch, keys, self.simulation)
             return {"canvas": canvas.rgb, "photo": self._paint(params, canvas)}
 
         return jax.jit(draw)
@@ -167,8 +177,8 @@ class SynthesisTask:
     def _paint(self, params, canvas: Canvas):
         return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
 
-    def _distance(self, photo, batch):
-        return self.features.distance(photo, as_float(batch["photo"]), self.dtype)
+    def _distance(self, photo, truth):
+        return self.features.distance(photo, truth, self.dtype)
 
     def _inputs(self, canvas: Canvas):
         return one_hot_layout(canvas.layout, self.labels.num_classes), canvas.rgb, canvas.mask
