@@ -124,9 +124,11 @@ def test_canvas_and_truth_go_into_another_light_together():
     darker = other.mean - found.mean
     assert (darker > 0).all() and darker.max() < np.log(1 / DARKEST) + 0.1
     assert np.ptp(darker) < 0.02  # in all channels alike
-    kept, same = relight_both(jax.random.key(1), canvas, photo, other, PLAIN)
-    np.testing.assert_array_equal(kept.rgb, canvas.rgb)
-    np.testing.assert_array_equal(same, photo)
+    empty = canvas.replace(mask=jnp.zeros_like(canvas.mask))
+    for unmoved, simulation in ((canvas, PLAIN), (empty, always)):
+        kept, same = relight_both(jax.random.key(1), unmoved, photo, other, simulation)
+        np.testing.assert_array_equal(kept.rgb, unmoved.rgb)
+        np.testing.assert_array_equal(same, photo)
 
 
 def test_missing_segments_and_empty_canvases():

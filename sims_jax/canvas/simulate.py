@@ -98,11 +98,14 @@ def relight_both(
     other: Light,
     simulation: SimulationConfig,
 ) -> tuple[Canvas, Float[Array, "H W 3"]]:
-    """A canvas and its true photo, some of them in the light of another photo, or darker still."""
+    """A canvas and its true photo, some of them in the light of another photo, or darker still.
+
+    An empty canvas says nothing of light, and its photo keeps its own.
+    """
     keys = jax.random.split(key)
     darker = jax.random.uniform(keys[0], minval=jnp.log(DARKEST), maxval=0.0)
     own, new = measure_light(photo), other.replace(mean=other.mean + darker)
-    moved = jax.random.bernoulli(keys[1], simulation.relight_share)
+    moved = jax.random.bernoulli(keys[1], simulation.relight_share) & (canvas.mask > 0).any()
     there = moved & (canvas.mask > 0)[..., None]
     rgb = jnp.where(there, relight(canvas.rgb, own, new), canvas.rgb)
     return canvas.replace(rgb=rgb), jnp.where(moved, relight(photo, own, new), photo)
