@@ -99,7 +99,7 @@ F_ALONE_READS = ("canvas", "simulation")
 NO_STAGE_READS = ("stages", "pipeline", "canvas.adherence")
 STAGE_FOLDERS = {"bank": tuple(SPLITS)}
 ALIGNED = "aligned"  # donors, by the digest of what they are of
-DIGITS = 16  # of the SHA-256 in a name
+NAME_DIGITS = 16  # of the SHA-256 in a name
 
 LEAST_SEEDS = 2  # one does not tell luck from merit
 
@@ -173,7 +173,7 @@ class Study:
             for name in self.names:
                 reports[name].append(self._judge(name, seed))
                 judged = {name: some for name, some in reports.items() if some}
-                table = summarize(judged, VARIANTS)
+                table = summarize(judged, VARIANTS, AS_IS)
                 write_json(self.path, table)
                 self.path.with_suffix(".md").write_text(to_markdown(table))
         return table
@@ -261,7 +261,7 @@ def link_stages(config: ConfigDict, run: pathlib.Path, stages: pathlib.Path) -> 
     (stages / ALIGNED).mkdir(parents=True, exist_ok=True)
     link(run / ALIGNED, stages / ALIGNED)
     for stage in STAGES:
-        digest = digest_stage(stage, config)[:DIGITS]
+        digest = digest_stage(stage, config)[:NAME_DIGITS]
         for folder in STAGE_FOLDERS.get(stage, (stage,)):
             kept = stages / f"{folder}-{digest}"
             kept.mkdir(parents=True, exist_ok=True)

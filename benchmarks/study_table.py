@@ -2,12 +2,14 @@
 
 import numpy as np
 
-DIGITS = 16  # of the judge's SHA-256
+JUDGE_DIGITS = 16  # of the judge's SHA-256
 SHOWN = ("accuracy", "miou", "frechet", "frechet_patches", "spectrum_gap", "gradient_ratio", "tint")
 
 
-def summarize(reports: dict[str, list[dict]], variants: dict[str, dict]) -> dict:
+def summarize(reports: dict[str, list[dict]], variants: dict[str, dict], baselines_of: str) -> dict:
     """The table of each variant's reports, one a seed; and what each of the `variants` changes.
+
+    Baselines are those of one variant.
 
     A score's `value` is the mean over seeds; `low` and `high` are the lowest and the highest ends
     of the seeds' bootstrap intervals.
@@ -17,7 +19,7 @@ def summarize(reports: dict[str, list[dict]], variants: dict[str, dict]) -> dict
     for name, some in reports.items():
         rows[name] = [one["scores"]["photos"] for one in some]
         for baseline in ("canvas", "crn"):
-            if all(baseline in one["scores"] for one in some):
+            if name == baselines_of and all(baseline in one["scores"] for one in some):
                 rows[baseline] = [one["scores"][baseline] for one in some]
     return {
         "protocol": first["protocol"],
@@ -62,7 +64,7 @@ def to_markdown(table: dict) -> str:
             "",
             "Means over seeds; in brackets the lowest and the highest ends of the seeds' intervals "
             f"({judged['bootstrap']}).",
-            f"Judge {judged['judge_sha256'][:DIGITS]}, protocol {judged['version']}, "
+            f"Judge {judged['judge_sha256'][:JUDGE_DIGITS]}, protocol {judged['version']}, "
             f"{judged['n']} photos of {'x'.join(map(str, judged['size']))}; halves of the real "
             f"photos to each other: {halves}.",
             "",

@@ -1,13 +1,14 @@
 """What is written whole or not at all: first under a temporary name beside it, then renamed.
 
-So a kill leaves nothing half done, and of several processes each writes a file of its own.
+So nothing is half done under its own name, and of several processes each writes a file of its own.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -19,16 +20,22 @@ def temporary_beside(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(_TOKEN_BYTES)}")
 
 
-def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file, and the folder it lies in where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file to write that becomes `path` in the end, and is deleted after an exception."""
     temporary = temporary_beside(path)
     try:
-        with temporary.open("w") as file:
-            file.write(json.dumps(values, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file, and the folder it lies in where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("w") as file:
+        file.write(json.dumps(values, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

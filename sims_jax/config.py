@@ -110,7 +110,7 @@ def _first_difference(kept: Any, given: Any, where: str = "config") -> str:
         for name in sorted(kept | given):
             key = f"{where}.{name}"
             if name not in kept:
-                return f"found {key} = {given[name]!r}, expected no such key as before"
+                return f"found no {key}, expected {given[name]!r} as given"
             if name not in given:
                 return f"found no {key}, expected {kept[name]!r} as before"
             if difference := _first_difference(kept[name], given[name], key):

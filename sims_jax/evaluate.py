@@ -32,8 +32,9 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
     add(
         "--reference",
-        metavar="ID",
-        help="the held-out photo whose light all are made in, CRN's too; it is not judged itself",
+        type=pathlib.Path,
+        help="a photo whose light all are brought into, CRN's too; if it is held out, by its name, "
+        "it is not judged",
     )
     add(
         "--coarse",

@@ -100,8 +100,8 @@ class Model:
           instances: instance ids of the layout's shape (0 none), to 65535: they cut the segments.
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
-          reference: a photo, uint8 [H, W, 3] or the path of a file, that all segments take their
-            light from; it chooses the mood.
+          reference: a photo, uint8 [H, W, 3] of any size or the path of a file; all segments of all
+            layouts are brought into its light (`sims_jax.canvas.light`).
 
         Raises:
           InputError: the layout or the reference cannot be read; ids are no classes; an option is
@@ -177,7 +177,7 @@ class Model:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or not photo.size:
             raise InputError(
                 f"reference: found {photo.dtype} of shape {photo.shape}, expected a photo, uint8 "
-                "[H, W, 3]"
+                "[H, W, 3]; convert it, or give the path of a file"
             )
         return _measure_light(as_float(resize_photo(photo, self.spec.image_size)))
 

@@ -204,8 +204,8 @@ def synthesize(
     )
     matches = choose_candidate(matches, candidate)
     pixels = gather(bank, matches)
-    options = {"adherence": adherence, "reference": reference}
-    return render(params, layouts, matches, pixels, **options), matches
+    synthesis = render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
+    return synthesis, matches
 
 
 def synthesize_from_disk(

@@ -194,10 +194,12 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
         return look_at(photo, layout, *more)
 
     monkeypatch.setattr(protocol, "look_at", spy)
-    found = run(workdir, f"--reference={heldout.ids[1]}", "--baselines")
+    reference = workdir / f"{heldout.ids[1]}.png"
+    Image.fromarray(heldout.photo[1]).save(reference)
+    found = run(workdir, f"--reference={reference}", "--baselines")
     assert list(found["scores"]) == ["real", "photos", "canvas", "crn"]
     assert found["protocol"]["n"] == len(heldout.ids) - 1
-    assert found["protocol"]["reference"] == heldout.ids[1]
+    assert found["protocol"]["reference"] == reference.name
     assert (workdir / "evaluate" / "val-reference.json").exists()
     np.testing.assert_array_equal(seen[0], np.delete(heldout.photo, 1, axis=0))
     expected = tiny_model.synthesize(heldout.layout[0], reference=heldout.photo[1]).photo
@@ -205,7 +207,7 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
     theirs = as_float(to_uint8(crn.synthesize(heldout.layout[2]).photo))
     expected = relight(theirs, measure_light(theirs), light)
     np.testing.assert_allclose(seen[3][1].astype(int), 255 * expected, atol=1)
-    with pytest.raises(InputError, match="--reference"):
+    with pytest.raises(InputError, match="nobody"):
         run(workdir, "--reference=nobody")
 
 

@@ -49,10 +49,10 @@ def flags_without_devices() -> str:
     return " ".join(flag for flag in flags if "host_platform_device_count" not in flag)
 
 
-def start_toys(folder, what="train"):
+def start_toys(folder, what="train", **environment):
     """Two processes of this file."""
     port = free_port()
-    return [start([__file__, what, port, index, folder]) for index in range(2)]
+    return [start([__file__, what, port, index, folder], **environment) for index in range(2)]
 
 
 def finish(process) -> tuple[int, list[str]]:
@@ -169,7 +169,10 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_there(uninterrupted, t
     folders = [tmp_path / str(killed) for killed in range(2)]
     for folder in folders:
         folder.mkdir()
-    jobs = [start_toys(folder) for folder in folders]
+    # Killed, a process may leave half a program behind: not where others read.
+    jobs = [
+        start_toys(folder, JAX_COMPILATION_CACHE_DIR=str(folder / "programs")) for folder in folders
+    ]
     for killed, running in enumerate(jobs):
         wait_for_checkpoint(folders[killed], running)
         running[killed].kill()

@@ -35,7 +35,7 @@ CONTEXT_KINDS = 16
 class GridSegments:
     """N segments of each layout. A context is the box of a segment, enlarged.
 
-    Counts have the segments side by side, as they are counted.
+    Counts have N last, for segments are counted side by side; all else has it first.
     """
 
     outline: Int[Array, "*B N 10"]  # area, box, context, labelled cells in the context
@@ -150,7 +150,6 @@ def box_group(
     y0, x0, y1, x1 = (box_yx[:, i, None] for i in range(4))
     words = _words_a_row(grid)
     y, column = np.divmod(np.arange(index * LANES, (index + 1) * LANES, dtype=np.int32), words)
-
     return jnp.where((y >= y0) & (y < y1), _between(x0, x1, column), jnp.uint32(0))
 
 

@@ -176,7 +176,7 @@ def _look_first(
     most = jnp.where(tile[..., None] >= 0, most.reshape(*tile.shape, TILE), -1.0)
     most = most.reshape(count, -1)
 
-    place, row_bound = _best_of_every(most, promising)
+    row_bound, place = _best_of_every(most, promising)
     slot = jnp.take_along_axis(tile, place // TILE, axis=1) * TILE + place % TILE
     around = jnp.take_along_axis(context.reshape(count, -1), place, axis=1)
     pairs = [x.reshape(-1) for x in (jnp.broadcast_to(query, slot.shape), slot, around)]
@@ -190,13 +190,13 @@ def _look_first(
 
 def _best_of_every(
     values: Float[Array, "Q n"], count: int
-) -> tuple[Int[Array, "Q count"], Float[Array, "Q count"]]:
-    """Of every so many'th of n values the highest: where it is, and what."""
+) -> tuple[Float[Array, "Q count"], Int[Array, "Q count"]]:
+    """n values dealt in turn into so many hands: the highest of each, and where it is."""
     size = values.shape[1]
     values = jnp.pad(values, ((0, 0), (0, -size % count)), constant_values=-1.0)
     values = values.reshape(len(values), -1, count)
     index = jnp.argmax(values, axis=1).astype(jnp.int32)
-    return index * count + jnp.arange(count, dtype=jnp.int32), values.max(axis=1)
+    return values.max(axis=1), index * count + jnp.arange(count, dtype=jnp.int32)
 
 
 def nothing(count: int, candidates: int) -> Best:
@@ -266,8 +266,7 @@ def _in_rounds(
     keep: Bool[Array, "*S"], size: int, do: Callable[[Array, Array, Best], Best], best: Best
 ) -> Best:
     """Lists what is true, and hands `size` entries a round to `do(flat indices, there, best)`."""
-    missing = -keep.size % WORD_BITS
-    words = pack_bits(jnp.pad(keep.reshape(-1), (0, missing)).reshape(-1, WORD_BITS))[:, 0]
+    words = pack_bits(keep.reshape(-1))
     inside = jax.lax.population_count(words).astype(jnp.int32)
     end = jnp.cumsum(inside, dtype=jnp.int32)
 

@@ -123,33 +123,29 @@ def _stack(results: list[Result], picture: Callable[[Result], np.ndarray]) -> np
     return np.stack([to_uint8(picture(result)) for result in results])
 
 
-def set_aside(photo_id: str, heldout: Store) -> tuple[np.ndarray, Store]:
-    """A held-out photo, and the store without it."""
-    if photo_id not in heldout.ids:
-        raise InputError(
-            f"--reference: found {photo_id!r}, expected the id of a held-out photo, as "
-            f"{heldout.ids[0]!r}; for other photos make them with synthesize.py, and give --photos"
-        )
-    index = heldout.ids.index(photo_id)
-    others = [i for i in range(len(heldout.ids)) if i != index]
+def read_reference(path: pathlib.Path, heldout: Store) -> tuple[np.ndarray, Store]:
+    """The photo whose light all are brought into, and the held-out store without it."""
+    photo = resize_photo(decode_photo(read_bytes(path), path), heldout.spec.image_size)
+    return photo, _without(path.stem, heldout)
 
-    def choose(values):
-        return tuple(values[i] for i in others)
 
-    judged = dataclasses.replace(
+def _without(photo_id: str, heldout: Store) -> Store:
+    """The held-out store without the photo of an id, if it has it."""
+    others = [index for index, one in enumerate(heldout.ids) if one != photo_id]
+    return dataclasses.replace(
         heldout,
-        ids=choose(heldout.ids),
-        videos=choose(heldout.videos),
+        ids=tuple(heldout.ids[i] for i in others),
+        videos=tuple(heldout.videos[i] for i in others),
         photo=heldout.photo[others],
         layout=heldout.layout[others],
     )
-    return heldout.photo[index], judged
 
 
 def check_count(found: int, where: pathlib.Path) -> None:
     if found < protocol.LEAST_PHOTOS:
         raise InputError(
-            f"{where}: found {found} layouts, expected {protocol.LEAST_PHOTOS} or more; add some"
+            f"{where}: found {found} layouts to judge, expected {protocol.LEAST_PHOTOS} or more; "
+            "hold more photos out"
         )
 
 

@@ -14,7 +14,7 @@ from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import protocol
 from sims_jax.evaluation.fid import MEANING, NAME, InceptionFeatures, fid
 from sims_jax.evaluation.judge import Judge, train_judge
-from sims_jax.evaluation.judged import check_count, make_sets, read_judged, set_aside
+from sims_jax.evaluation.judged import check_count, make_sets, read_judged, read_reference
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.labels import colorize
 from sims_jax.metrics import class_iou
@@ -48,7 +48,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         heldout = read_judged(arguments.layouts, arguments.real, store, heldout)
     reference = None
     if arguments.reference:
-        reference, heldout = set_aside(arguments.reference, heldout)
+        reference, heldout = read_reference(arguments.reference, heldout)
     check_count(len(heldout.ids), heldout.folder)
     made = make_sets(arguments, heldout, reference, folder)
     judge = train_judge(store, heldout, folder)
@@ -73,7 +73,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     judged = str(arguments.layouts) if arguments.layouts else arguments.split
     report = {
         "protocol": _describe(judge, store, heldout, judged)
-        | ({"reference": arguments.reference} if arguments.reference else {})
+        | ({"reference": arguments.reference.name} if arguments.reference else {})
         | ({"inception_sha256": inception.sha256} if inception else {}),
         "scores": {
             name: {key: dict(zip(("value", "low", "high"), x, strict=True)) for key, x in y.items()}
@@ -107,9 +107,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--layouts: found no --photos, expected the photos made of them")
     for one, other in APART:
         if getattr(arguments, one) and getattr(arguments, other):
-            raise InputError(
-                f"--{one}: found --{other}, expected one of the two; give the other alone"
-            )
+            raise InputError(f"--{one}: found --{other}, expected one of the two; leave out one")
 
 
 def _describe(judge: Judge, store: Store, heldout: Store, judged: str) -> dict[str, object]:

@@ -59,7 +59,7 @@ def count_bits_of(
 
 
 def find_bit(words: UInt32[Array, "*B"], rank: Int[Array, "*B"]) -> Int[Array, "*B"]:
-    """Which bit of a word is set after `rank` lower ones, 0 to 31."""
+    """Which bit of a word is set after `rank` lower ones, 0 to 31; any bit, if so many are not."""
     place = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):
         below = jax.lax.population_count(words & jnp.uint32(2**width - 1)).astype(rank.dtype)

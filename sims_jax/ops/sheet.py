@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from sims_jax.atomic import temporary_beside
+from sims_jax.atomic import replacing
 
 GAP_PX = 4
 PAPER = 255  # white
@@ -43,6 +43,5 @@ def to_uint8(picture: np.ndarray) -> np.ndarray:
 
 def write_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     """Writes a PNG whole or not at all; floats in [0, 1] or bytes, [H, W, 3]."""
-    aside = temporary_beside(path)
-    Image.fromarray(to_uint8(picture)).save(aside, format="PNG")
-    aside.replace(path)
+    with replacing(path) as temporary:
+        Image.fromarray(to_uint8(picture)).save(temporary, format="PNG")
