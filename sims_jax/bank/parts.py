@@ -46,7 +46,8 @@ def _write_files(folder: pathlib.Path, arrays: dict[str, np.ndarray], meta: dict
     for write in writes:
         write.result()
     digest = digest_contents(arrays, meta)
-    write_json(folder / META_FILE, {**meta, "arrays": sorted(arrays), "digest": digest})
+    described = {**meta, "arrays": sorted(arrays), "digest": digest}
+    write_json(folder / META_FILE, dict(sorted(described.items())))
 
 
 def read_part(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
