@@ -169,17 +169,17 @@ def test_a_killed_process_ends_the_job_which_goes_on_from_there(uninterrupted, t
     folders = [tmp_path / str(killed) for killed in range(2)]
     for folder in folders:
         folder.mkdir()
-    # Killed, a process may leave half a program behind: not where others read.
-    jobs = [
-        start_toys(folder, JAX_COMPILATION_CACHE_DIR=str(folder / "programs")) for folder in folders
-    ]
-    for killed, running in enumerate(jobs):
-        wait_for_checkpoint(folders[killed], running)
+    jobs, began = [], []
+    for killed, folder in enumerate(folders):
+        # Killed, a process may leave half a program behind: not where others read.
+        running = start_toys(folder, JAX_COMPILATION_CACHE_DIR=str(folder / "programs"))
+        wait_for_checkpoint(folder, running)
         running[killed].kill()
-    began = time.monotonic()
+        jobs.append(running)
+        began.append(time.monotonic())
     for killed, running in enumerate(jobs):
         status, lines = finish(running[1 - killed])
-        assert status not in (0, None) and time.monotonic() - began < 6 * LOST_S
+        assert status not in (0, None) and time.monotonic() - began[killed] < 9 * LOST_S
         # Its heart is missed, and JAX names it, or a step misses it first, and that is said.
         named = any(line.strip() == "1" for line in lines)
         assert killed == 0 or named or "another process of the job is gone" in lines[-1], lines
