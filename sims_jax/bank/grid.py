@@ -74,6 +74,7 @@ def _describe_one(
     context = box_bits(context_yx, spec.grid) & labelled
     outline = [count_bits(mask)[:, None], box_yx, context_yx, count_bits(context)[:, None]]
     codes = jnp.minimum(labels, jnp.uint8(num_classes)).astype(jnp.int32)
+    # To be counted, masks and contexts are made a second time, segments last: that is vectorised.
     return GridSegments(
         outline=jnp.concatenate(outline, axis=-1),
         mask_parts=_count_halves(_equal_bits(planes[..., None], number), spec.grid),

@@ -105,9 +105,9 @@ def relight_both(
     keys = jax.random.split(key)
     darker = jax.random.uniform(keys[0], minval=jnp.log(DARKEST), maxval=0.0)
     own, new = measure_light(photo), other.replace(mean=other.mean + darker)
-    moved = jax.random.bernoulli(keys[1], simulation.relight_share) & (canvas.mask > 0).any()
-    there = moved & (canvas.mask > 0)[..., None]
-    rgb = jnp.where(there, relight(canvas.rgb, own, new), canvas.rgb)
+    there = canvas.mask > 0
+    moved = jax.random.bernoulli(keys[1], simulation.relight_share) & there.any()
+    rgb = jnp.where(moved & there[..., None], relight(canvas.rgb, own, new), canvas.rgb)
     return canvas.replace(rgb=rgb), jnp.where(moved, relight(photo, own, new), photo)
 
 

@@ -147,11 +147,15 @@ class SynthesisTask:
             ]
         )
 
+    @property
+    def _own_light(self) -> SimulationConfig:
+        """Held-out photos keep theirs: what is made of them stands beside them."""
+        return dataclasses.replace(self.simulation, relight_share=0.0)
+
     @functools.cached_property
     def _score(self):
-        plain = dataclasses.replace(self.simulation, relight_share=0.0)
-        full = dataclasses.replace(plain, missing_share=0.0, empty_share=0.0)
-        empty = dataclasses.replace(plain, empty_share=1.0)
+        full = dataclasses.replace(self._own_light, missing_share=0.0, empty_share=0.0)
+        empty = dataclasses.replace(self._own_light, empty_share=1.0)
 
         def score(params, batch, position):
             keys = example_keys(stream_key(0, "heldout canvas"), jnp.int32(0), position)
@@ -169,7 +173,7 @@ class SynthesisTask:
     def _draw(self):
         def draw(params, batch, position):
             keys = example_keys(stream_key(0, "sheet"), jnp.int32(0), position)
-            canvas, _ = self.simulate(batch, keys, self.simulation)
+            canvas, _ = self.simulate(batch, keys, self._own_light)
             return {"canvas": canvas.rgb, "photo": self._paint(params, canvas)}
 
         return jax.jit(draw)
