@@ -22,13 +22,32 @@ class _PlainLines:
         sys.stderr.flush()
 
 
+class _Bar(tqdm):
+    """Its ETA is that of what comes after the first update, which compiles: that is said at once.
+
+    With the first alone there is none yet.
+    """
+
+    _begun = False
+
+    def update(self, n: float = 1) -> bool | None:
+        if self._begun or self.disable or self.n + n >= self.total:
+            return super().update(n)
+        self._begun = True
+        self.n = self.initial = self.last_print_n = self.n + n
+        self.last_print_t = self._time()
+        if self.last_print_t >= self.start_t + self.delay:
+            self.refresh()
+        return None
+
+
 def progress(name: str, total: int, done: int = 0, shown: bool = True) -> tqdm:
     """A tqdm bar, used as a context manager: call `update()`, and `set_postfix_str` for a note.
 
     Of several processes at the same work one shows it.
     """
     terminal = sys.stderr.isatty()
-    return tqdm(
+    return _Bar(
         desc=name,
         total=total,
         initial=done,
