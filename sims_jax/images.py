@@ -46,21 +46,21 @@ def decode_photo(data: bytes, where: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def load_photo(data: bytes, where: Path) -> Image.Image:
-    """The photo in a PNG or JPEG file, upright as its EXIF orientation says; grey becomes RGB.
+    """The photo in a PNG or JPEG file, upright as its EXIF orientation says, as RGB.
 
     Args:
       data: the file's content.
       where: names the file in messages.
 
     Raises:
-      InputError: the file cannot be read or is neither RGB nor 8-bit grey.
+      InputError: the file cannot be read or is neither RGB, palette nor 8-bit grey.
     """
     image = decode_image(where, data, "a PNG or JPEG photo")
-    if image.mode not in ("RGB", "L") or "transparency" in image.info:
+    if image.mode not in ("RGB", "P", "L") or "transparency" in image.info:
         raise InputError(
             f"{where}: found a photo of mode {image.mode}"
             f"{' with transparency' if 'transparency' in image.info else ''}, "
-            "expected RGB or 8-bit grey; convert it to RGB"
+            "expected RGB, palette or 8-bit grey; convert it to RGB"
         )
     ImageOps.exif_transpose(image, in_place=True)  # copies only what must be turned
     return image if image.mode == "RGB" else image.convert("RGB")

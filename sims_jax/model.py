@@ -104,8 +104,8 @@ class Model:
             layouts are brought into its light (`sims_jax.canvas.light`).
 
         Raises:
-          InputError: the layout or the reference cannot be read; ids are no classes; an option is
-            out of its range.
+          InputError: the layout or the reference cannot be read; ids are no classes; the reference
+            is of one colour; an option is out of its range.
         """
         # Said in any case, so that the config's own is not another program.
         adherence = self.config.canvas.adherence if adherence is None else adherence
@@ -178,6 +178,11 @@ class Model:
             raise InputError(
                 f"reference: found {photo.dtype} of shape {photo.shape}, expected a photo, uint8 "
                 "[H, W, 3]; convert it, or give the path of a file"
+            )
+        if not np.ptp(photo, axis=(0, 1)).any():
+            raise InputError(
+                "reference: found one colour alone, which would be all segments', expected a "
+                "photo; give another"
             )
         return _measure_light(as_float(resize_photo(photo, self.spec.image_size)))
 

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -47,6 +48,13 @@ def synthesize_parser() -> argparse.ArgumentParser:
         "--candidate", type=int, default=0, metavar="K", help="0: best match, 1: second best, ..."
     )
     parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="photo of the bank that may not be used; may be given several times",
+    )
+    parser.add_argument(
         "--adherence",
         choices=("segment", "layout"),
         help="segment: segments keep their silhouettes; layout: the photo follows the layout",
@@ -81,6 +89,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     paths = _layouts(arguments.layout)
     instances = _partners(paths, arguments.instances)
     _check_out(arguments.out, paths, instances, arguments.sheet)
+    reference, origin = _read_reference(arguments.reference)
     model = sims_jax.load(arguments.workdir, photos=arguments.photos, rows=arguments.rows)
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
     for pair in zip(paths, instances, strict=True):
@@ -98,13 +107,14 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 adherence=arguments.adherence,
                 instances=instance_ids,
                 coarse=arguments.coarse,
-                reference=arguments.reference,
+                exclude=arguments.exclude,
+                reference=reference,
             )
             if not made:  # the model takes the flags
                 # Whoever takes a photo out of the bank needs to find what was made of it: what
                 # there will be is said at once, its sources at the end.
                 write_json(told, earlier | dict.fromkeys(names))
-            made[name] = [_to_json(source) for source in result.segments]
+            made[name] = [_to_json(source, origin) for source in result.segments]
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
             write_picture(arguments.out / name, result.photo)
             if arguments.sheet:
@@ -216,8 +226,23 @@ def _read_pair(
     return layout, ids
 
 
-def _to_json(source) -> dict:
-    return dataclasses.asdict(source) | {"affine": source.affine.tolist()}
+def _read_reference(path: pathlib.Path | None) -> tuple[np.ndarray | None, dict | None]:
+    """The photo whose light is taken, and what `sources.json` says of it."""
+    from sims_jax.images import decode_photo, read_bytes
+
+    if path is None:
+        return None, None
+    data = read_bytes(path)
+    return decode_photo(data, path), {
+        "file": path.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _to_json(source, reference: dict | None) -> dict:
+    """A segment of the bank's, and the photo whose light it was brought into."""
+    light = reference if source.photo_id else None
+    return dataclasses.asdict(source) | {"affine": source.affine.tolist(), "reference": light}
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:

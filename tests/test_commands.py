@@ -1,5 +1,6 @@
 """What a user gets wrong is one clear line and a status, and nothing is left half-written."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -204,6 +205,25 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"out/sources\.json: found no sources.*--out"):
         synthesize()
     assert not (tmp_path / "out" / "c.png").exists()
+
+
+def test_sources_tell_of_the_reference_and_photos_may_be_excluded(synthesize, tiny_model, tmp_path):
+    def sources(*flags):
+        synthesize(*flags)
+        return json.loads((tmp_path / "out" / "sources.json").read_text())["a.png"]
+
+    (plain,) = sources()
+    assert plain["reference"] is None
+    dusk = tmp_path / "dusk.png"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).quantize(8).save(dusk)
+    (lit,) = sources(f"--exclude={plain['photo_id']}", f"--reference={dusk}")
+    sha256 = hashlib.sha256(dusk.read_bytes()).hexdigest()
+    assert lit["reference"] == {"file": "dusk.png", "sha256": sha256}
+    assert lit["photo_id"] not in (None, plain["photo_id"])
+    (alone,) = sources(f"--reference={dusk}", *(f"--exclude={i}" for i in tiny_model.photo_ids))
+    assert alone["photo_id"] is alone["reference"] is None
+    with pytest.raises(InputError, match="photo 'nobody' is not in the bank"):
+        synthesize("--exclude=nobody")
 
 
 def test_a_terminated_training_says_how_to_go_on(monkeypatch, capsys):

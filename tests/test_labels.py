@@ -233,7 +233,12 @@ def test_photos(tmp_path):
     turned[0x0112] = 6  # Orientation: turn by 90 degrees clockwise.
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
     np.testing.assert_array_equal(read_photo(tmp_path / "turned.png"), np.rot90(pixels, -1))
-    for mode in ("RGBA", "LA", "1", "I;16", "P"):
+    palette = Image.fromarray(pixels).quantize(16)
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_photo(tmp_path / "palette.png"), palette.convert("RGB"))
+    palette.save(tmp_path / "odd.png", transparency=3)
+    assert "mode P with transparency" in message_of(read_photo, tmp_path / "odd.png")
+    for mode in ("RGBA", "LA", "1", "I;16"):
         Image.new(mode, (4, 4)).save(tmp_path / "odd.png")
         assert f"mode {mode}" in message_of(read_photo, tmp_path / "odd.png")
     Image.new("CMYK", (4, 4)).save(tmp_path / "odd.jpg")

@@ -196,6 +196,8 @@ def test_a_reference_gives_all_segments_its_light(tiny_model, layouts, tmp_path)
     for wrong in (dusk / 255.0, dusk[..., 0], dusk[:0], tmp_path / "none.png"):
         with pytest.raises(InputError, match=r"uint8|none\.png"):
             tiny_model.synthesize(layouts[0], reference=wrong)
+    with pytest.raises(InputError, match="reference: found one colour alone"):
+        tiny_model.synthesize(layouts[0], reference=np.full_like(dusk, 30))
 
 
 def test_a_row_of_ones_own_choice(found, tiny_model):
