@@ -21,7 +21,7 @@ from sims_jax.atomic import write_json
 from sims_jax.bank import __main__ as command
 from sims_jax.bank.blocks import open_blocks
 from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
-from sims_jax.bank.edit import append_photos, remove_photos
+from sims_jax.bank.edit import append_photos, find_removed, remove_photos
 from sims_jax.bank.inspect import describe
 from sims_jax.bank.parts import part_folder, read_json
 from sims_jax.bank.store import open_bank
@@ -206,7 +206,8 @@ def make_workdir(bank, photo, photo_id):
             write_layout(workdir / folder / f"{name}.png", np.zeros((4, 4), np.uint8), LABELS)
     sources = {"ab.png": [{"photo_id": None}, {"photo_id": photo_id}], "cd.png": []}
     (workdir / "photos" / "sources.json").write_text(json.dumps(sources))
-    (workdir / "others" / "sources.json").write_text(json.dumps({"ab.png": [], "cd.png": []}))
+    lit = {"photo_id": None, "reference": {"file": "ab.jpg", "sha256": "0"}}  # in the light of ab
+    (workdir / "others" / "sources.json").write_text(json.dumps({"ab.png": [], "cd.png": [lit]}))
     deep = workdir / "some" / "killed"  # by a command that had not told its sources yet
     deep.mkdir(parents=True)
     (deep / "sources.json").write_text(json.dumps({"ef.png": None}))
@@ -243,7 +244,9 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     for name in (*seen, "evaluate/val.png"):
         assert workdir / name in before
     assert aside / "photo" / "0.0.0" in before  # noise: compression leaves the bytes as they are
-    remove_photos(bank, [REMOVED])
+    files, expected = set(workdir.rglob("*")), find_removed(bank, [REMOVED])
+    assert set(workdir.rglob("*")) == files
+    assert remove_photos(bank, [REMOVED]) == expected
     assert not traces(workdir, photo, REMOVED)
     assert not list(workdir.glob("*/donors-*")) and not list(workdir.glob("*/rows-*"))
     assert {path.name for path in workdir.iterdir()} == {
@@ -253,11 +256,11 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     assert {path.name for path in (workdir / "photos").iterdir()} == {"cd.png", "sources.json"}
     assert len(list((workdir / "others").iterdir())) == 3
     assert [path.name for path in (workdir / "some" / "killed").iterdir()] == ["sources.json"]
-    # A held-out photo leaves its layout, and what was made of the layout.
+    # A held-out photo leaves its layout, and what was made of the layout or in its light.
     append(heldout, [dict(some_of(1, 2)[0], id="ef")])
     remove_photos(heldout, ["ab"])
-    for folder in ("layouts", "others"):
-        assert "ab.png" not in {path.name for path in (workdir / folder).iterdir()}
+    assert {path.name for path in (workdir / "layouts").iterdir()} == {"cd.png"}
+    assert [path.name for path in (workdir / "others").iterdir()] == ["sources.json"]
 
 
 def test_the_report_counts_what_the_bank_holds(copy):
@@ -452,9 +455,13 @@ def test_inspect_append_remove(copy, monkeypatch, capsys, tmp_path):
     for part in (store.digest, "CC BY 4.0", "CC0", "24x32", "12x16", f"{size:,}", "pole"):
         assert part in text
     name = IDS[7].replace("/", "_")
-    run(monkeypatch, "remove", f"--bank={bank}", f"--photo={name}", f"--photo={IDS[0]}")
+    photos, part = (f"--photo={name}", f"--photo={IDS[0]}"), part_folder(bank / PARTS_FOLDER, name)
+    run(monkeypatch, "remove", f"--bank={bank}", *photos, "--dry_run")
+    assert f"would be deleted: {part}" in capsys.readouterr().out.splitlines()
+    assert open_bank(bank).digest == store.digest
+    run(monkeypatch, "remove", f"--bank={bank}", *photos)
     text = capsys.readouterr().out
-    assert f"deleted: {part_folder(bank / PARTS_FOLDER, name)}" in text and "not touched" in text
+    assert f"deleted: {part}" in text.splitlines() and "not touched" in text
     assert name not in open_bank(bank).ids and (mine / "photos" / f"{name}.png").exists()
 
 

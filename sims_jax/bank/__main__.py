@@ -32,6 +32,7 @@ def bank_parser() -> argparse.ArgumentParser:
     remove.add_argument(
         "--photo", required=True, action="append", metavar="ID", help="may be given several times"
     )
+    remove.add_argument("--dry_run", action="store_true", help="tell what would go, delete nothing")
     return parser
 
 
@@ -69,10 +70,14 @@ def _append(arguments: argparse.Namespace) -> None:
 
 def _remove(arguments: argparse.Namespace) -> None:
     from sims_jax.bank.description import PARTS_FOLDER
-    from sims_jax.bank.edit import remove_photos
+    from sims_jax.bank.edit import find_removed, remove_photos
     from sims_jax.bank.parts import list_parts
     from sims_jax.bank.traces import find_banks
 
+    if arguments.dry_run:
+        for path in find_removed(arguments.bank, arguments.photo):
+            print(f"would be deleted: {path}")
+        return
     for path in remove_photos(arguments.bank, arguments.photo):
         print(f"deleted: {path}")
     print(f"{arguments.bank}: removed {', '.join(arguments.photo)}")

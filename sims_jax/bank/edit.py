@@ -35,7 +35,13 @@ from sims_jax.bank.parts import (
     read_json,
     sweep,
 )
-from sims_jax.bank.traces import PREPARED_ROWS, delete, delete_traces, update_report
+from sims_jax.bank.traces import (
+    PREPARED_ROWS,
+    delete,
+    delete_traces,
+    find_traces,
+    update_report,
+)
 from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
@@ -116,6 +122,23 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
     last = _finish_killed(folder)
     if last and last["kind"] == "remove" and set(photo_ids) <= set(last["photos"]):
         return []
+    _check_removal(folder, photo_ids)
+    return _edit(folder, {"kind": "remove", "photos": list(dict.fromkeys(photo_ids))})
+
+
+def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
+    """What `remove_photos` would delete; nothing is.
+
+    Raises:
+      InputError: as of `remove_photos`, or an edit of the bank was killed.
+    """
+    folder = pathlib.Path(folder).absolute()
+    _check_removal(folder, photo_ids)
+    parts = {part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in photo_ids}
+    return [*sorted(parts), *find_traces(folder, photo_ids)[0]]
+
+
+def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> None:
     description, _ = read_finished(folder)
     known = list_parts(folder / PARTS_FOLDER)
     if unknown := [one for one in photo_ids if one not in known]:
@@ -129,7 +152,6 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
             f"{folder}: found no photo besides these {len(known)}, expected one that stays; "
             "delete the bank's folder"
         )
-    return _edit(folder, {"kind": "remove", "photos": list(dict.fromkeys(photo_ids))})
 
 
 def _check_labels(source_name: str, found: LabelSpace, expected: LabelSpace) -> None:

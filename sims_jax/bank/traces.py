@@ -12,7 +12,8 @@ Where that folder is a workdir:
     sheets/  sheet.png  events/   pictures of photos; the numbers are in metrics.jsonl, too
     evaluate/                     the same of its judges and baselines; their scores stay
     layouts/<photo id>.png        held-out layouts
-    **/sources.json               photos of synthesize.py, with the ids of those they are made of
+    **/sources.json               photos of synthesize.py, with the ids of those they are made of,
+                                  and the file of the one whose light they have
 
 The user's own files, photos made elsewhere and what networks have learned stay as they are. So do
 the scores in report.json; its counts of the bank follow every edit.
@@ -21,7 +22,8 @@ the scores in report.json; its counts of the bank follow every edit.
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sims_jax.atomic import TEMPORARY_PREFIX, write_json
 from sims_jax.bank.description import BANK_FILE, Description
@@ -37,23 +39,46 @@ _SHEET_FILE = "sheet.png"
 _REPORT_FILE = "report.json"
 
 
-def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathlib.Path]:
-    """Deletes all of the above that is of photos of the bank in `folder`; returns what it was.
+def find_traces(
+    folder: pathlib.Path, photo_ids: Iterable[str]
+) -> tuple[list[pathlib.Path], dict[pathlib.Path, set[str]]]:
+    """All of the above that there is of photos of the bank in `folder`.
+
+    Returns:
+      what is to be deleted, and which photos are to be struck out of a sources.json.
 
     Raises:
       InputError: a sources.json cannot be read.
     """
     photo_ids, around = set(photo_ids), folder.absolute().parent
-    deleted = delete(
-        path for bank in find_banks(around) for kind in _OF_ROWS for path in bank.glob(kind)
-    )
+    traces = {path for bank in find_banks(around) for kind in _OF_ROWS for path in bank.glob(kind)}
+    struck = {}
     if (around / CONFIG_FILE).exists():
-        deleted += delete(around / name for name in _WITH_PIXELS)
-        deleted += delete(x for name in _EVALUATED_WITH_PIXELS for x in around.glob(name))
-        deleted += delete(around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids)
-        deleted += delete(_search(around, _UNFINISHED))
+        traces |= {around / name for name in _WITH_PIXELS}
+        traces |= {path for name in _EVALUATED_WITH_PIXELS for path in around.glob(name)}
+        traces |= {around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids}
+        traces |= set(_search(around, _UNFINISHED))
         for sources in _search(around, "sources.json"):
-            deleted += _delete_made(sources, photo_ids)
+            names = _find_made(sources, photo_ids)
+            # A sheet may show photos that were made anew since, of other sources.
+            traces |= {sources.parent / name for name in (*names, _SHEET_FILE)}
+            if names:
+                struck[sources] = names
+    whole = {path for path in traces if path.exists() and not traces.intersection(path.parents)}
+    return sorted(whole), struck
+
+
+def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathlib.Path]:
+    """Deletes what `find_traces` finds; returns what it was.
+
+    Raises:
+      InputError: a sources.json cannot be read.
+    """
+    traces, struck = find_traces(folder, photo_ids)
+    deleted = delete(traces)
+    for sources, names in struck.items():
+        made = json.loads(sources.read_text())
+        write_json(sources, {name: made[name] for name in made if name not in names})
     return deleted
 
 
@@ -100,24 +125,24 @@ def delete(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     return existing
 
 
-def _delete_made(sources: pathlib.Path, photo_ids: set[str]) -> list[pathlib.Path]:
-    """Deletes the photos made of some photos, or of their layouts, and strikes them out."""
+def _find_made(sources: pathlib.Path, photo_ids: set[str]) -> set[str]:
+    """The photos made of some photos, in the light of one, or of their layouts."""
     try:
-        made = json.loads(sources.read_text())
-        of_them = {
+        return {
             name
-            for name, segments in made.items()
+            for name, segments in json.loads(sources.read_text()).items()
             if segments is None  # not told, for its command was killed: it may be
             or pathlib.Path(name).stem in photo_ids
-            or photo_ids.intersection(segment["photo_id"] for segment in segments)
+            or photo_ids.intersection(one for segment in segments for one in _made_of(segment))
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{sources}: found another content ({error!r}), expected what synthesize.py wrote; "
             "move or delete its folder"
         ) from error
-    # A sheet may show photos that were made anew since, of other sources.
-    deleted = delete(sources.parent / name for name in (*of_them, _SHEET_FILE))
-    if of_them:
-        write_json(sources, {name: made[name] for name in made if name not in of_them})
-    return deleted
+
+
+def _made_of(segment: dict[str, Any]) -> Iterator[str]:
+    yield segment["photo_id"]
+    if segment.get("reference"):  # a file, which may be the photo's
+        yield pathlib.Path(segment["reference"]["file"]).stem
