@@ -111,6 +111,12 @@ def test_a_name_that_is_no_text_is_a_fault(tmp_path):
     to_text(report).encode()  # can be printed
 
 
+def test_a_path_that_is_wrong_is_the_first_that_is_said(tmp_path):
+    fault, verdict = to_text(check(tmp_path / "nowhere")).splitlines()
+    assert fault.startswith(f"fault: {tmp_path / 'nowhere' / 'photos'}: found no such folder")
+    assert verdict == "folder: faults to correct: 1"
+
+
 def test_links_may_be_meant(tmp_path):
     write_folder(tmp_path / "data")
     plant_link(tmp_path / "data")

@@ -347,7 +347,7 @@ def test_bad_label_files(tmp_path, content, found):
         ({"name": "camvid"}, "found no 'root'"),
         ({"name": "camvid", "root": "/nowhere", "roots": ()}, "roots: found an unknown key; did"),
         ({"name": "camvid", "root": "/nowhere"}, "/nowhere/train: found no such folder"),
-        ({"name": "folder", "root": "/nowhere"}, "/nowhere/labels.json: cannot be read"),
+        ({"name": "folder", "root": "/nowhere"}, "/nowhere/photos: found no such folder"),
     ],
 )
 def test_bad_configs(tmp_path, config, found):

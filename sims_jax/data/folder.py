@@ -70,8 +70,8 @@ class Folder(FilesBuilder):
           InputError: a folder or labels.json is missing or wrong or (through `refuse`) a partner
             is.
         """
-        labels = read_labels(config)
-        return labels, list_folder(config, refuse)
+        splits = list_folder(config, refuse)  # first: where root is wrong, that is said
+        return read_labels(config), splits
 
 
 def list_folder(config: FolderConfig, refuse: Refuse = refuse_at_once) -> Splits:

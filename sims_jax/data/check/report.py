@@ -154,12 +154,13 @@ def _fault_to_json(fault: Fault) -> dict[str, Any]:
 def to_text(report: Report) -> str:
     """The report for a terminal."""
     content = to_json(report)
-    photos = ", ".join(f"{n} {split}" for split, n in content["photos"].items()) or "no photos"
-    lines = [f"{report.dataset}: {photos}"]
+    lines = []
     if "classes" in content:
+        photos = ", ".join(f"{n} {split}" for split, n in content["photos"].items())
         sizes = list(content["sizes"].items())
         more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
         lines += [
+            f"{report.dataset}: {photos}",
             "sizes: " + ", ".join(f"{size} ({n})" for size, n in sizes[:3]) + more,
             f"void: {content['void_share']:.1%} of all pixels",
             f"{'class':<24}{'share':>8}{'photos':>9}{'segments':>10}",
@@ -169,7 +170,7 @@ def to_text(report: Report) -> str:
                 numbers = f"{entry['share']:>8.2%}{entry['photos']:>9}{entry['segments']:>10}"
                 lines.append(f"{name:<24}{numbers}")
     elif report.passed:
-        lines.append("drawn by sims_jax: there are no files to check")
+        lines.append(f"{report.dataset}: drawn by sims_jax, there are no files to check")
     for what, some in (("fault", report.faults), ("remark", report.remarks)):
         lines += [f"{what}: {one.message}" for one in some[:NUM_SHOWN]]
         if len(some) > NUM_SHOWN:
