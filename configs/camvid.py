@@ -10,19 +10,20 @@ To judge on streets that were never seen, hold out a whole video:
 `--config.data.holdout_videos="('0001TP',)"`.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 
 
 def train(steps: int, batch_size: int, learning_rate: float, ema_decay: float = 0.998) -> dict:
     """Linear warmup, cosine to zero."""
+    asked = FieldReference(steps)  # the warmup follows --config.STAGE.train.steps
     return dict(
-        steps=steps,
+        steps=asked,
         batch_size=batch_size,
         learning_rate=learning_rate,
         schedule="cosine",
-        warmup_steps=steps // 20,
+        warmup_steps=asked // 20,
         growth_epochs=0,
         epoch_steps=0,
         final_rate=0.0,
@@ -112,7 +113,8 @@ def full() -> ConfigDict:
     config = small()
     with config.unlocked():
         config.bank.update(image_size=(360, 480), max_segments=96, min_area_frac=0.0003)
-        config.features.update(width_multiplier=0.5, train=train(6000, 8, 5e-4))
+        config.features.width_multiplier = 0.5
+        config.features.train = train(6000, 8, 5e-4)
         config.transformer.net.update(
             widths=(32, 64, 128, 256, 256), convs=(2, 2, 3, 3, 3), box_size=(64, 128)
         )
@@ -121,9 +123,8 @@ def full() -> ConfigDict:
             widths=(32, 64, 128, 256, 256), convs=(2, 2, 3, 3, 3), hidden=512, box_size=(64, 128)
         )
         config.ordering.train = train(6000, 32, 5e-4)
-        config.densifier.update(
-            net=dict(widths=(256, 256, 256, 128, 128, 64)), train=train(6000, 8, 5e-4)
-        )
+        config.densifier.net.widths = (256, 256, 256, 128, 128, 64)
+        config.densifier.train = train(6000, 8, 5e-4)
         config.synthesis.net.update(
             encoder_widths=(64, 128, 256, 256, 256, 256),
             encoder_convs=(2, 2, 3, 3, 3, 3),

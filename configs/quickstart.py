@@ -7,19 +7,20 @@ Expected:  runs/quickstart/report.json as in README.md, "First result";
            runs/quickstart/sheet.png with layout | canvas | photo | real
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 
 
 def train(steps: int, batch_size: int, learning_rate: float) -> dict:
     """A short schedule: linear warmup, cosine to zero."""
+    asked = FieldReference(steps)  # the warmup follows --config.STAGE.train.steps
     return dict(
-        steps=steps,
+        steps=asked,
         batch_size=batch_size,
         learning_rate=learning_rate,
         schedule="cosine",
-        warmup_steps=steps // 20,
+        warmup_steps=asked // 20,
         growth_epochs=0,
         epoch_steps=0,
         final_rate=0.0,

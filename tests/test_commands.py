@@ -81,7 +81,8 @@ def test_unknown_config_argument(tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    assert_one_line(train(tmp_path / "nowhere", tmp_path / "run"), "nowhere")
+    few = "--config.synthesis.train.steps=3"  # which is no mistake
+    assert_one_line(train(tmp_path / "nowhere", tmp_path / "run", few), "nowhere")
     assert not (tmp_path / "run" / "bank").exists()
 
 

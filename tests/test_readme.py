@@ -82,6 +82,20 @@ def test_configs_describe_networks(name):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["quickstart", "camvid"])
+def test_fewer_steps_have_a_shorter_warmup(name):
+    from sims_jax.training.settings import read_settings
+
+    config = load_config(name)
+    steps = config.synthesis.train.steps
+    assert config.synthesis.train.warmup_steps == steps // 20 > 2
+    config.synthesis.train.steps = 40
+    assert read_settings(config).train["synthesis"].warmup_steps == 2
+    config.synthesis.train.warmup_steps = 0  # which is left as it is
+    config.synthesis.train.steps = steps
+    assert read_settings(config).train["synthesis"].warmup_steps == 0
+
+
 def test_every_config_says_how_to_run_it():
     for path in sorted((ROOT / "configs").glob("*.py")):
         for word in ("Command:", "Hardware:", "Time:", "Expected:"):

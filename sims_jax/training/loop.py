@@ -104,7 +104,7 @@ class TrainConfig:
         if self.schedule == "cosine" and not 0 <= self.warmup_steps < self.steps:
             raise InputError(
                 f"warmup_steps: found {self.warmup_steps}, expected 0 to less than the "
-                f"{self.steps} steps"
+                f"{self.steps} steps; lower it, to {self.steps // 20} say"
             )
 
     @property
