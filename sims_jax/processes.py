@@ -22,6 +22,7 @@ import jax
 from jax._src import distributed
 
 from sims_jax.errors import InputError
+from sims_jax.words import counted
 
 FARTHEST_AHEAD = 3  # steps: a process begins none before all have begun the one before the last
 _SIGNS_OF_LOSS = ("closed by peer", "reset by peer")  # in what XLA says of a collective
@@ -120,7 +121,7 @@ def describe_devices() -> str:
         )
     kind = f"{devices[0].platform} ({devices[0].device_kind})"
     each = f"{local} in each of {processes} processes" if processes > 1 else "in one process"
-    return f"{len(devices)} devices, {kind}, {each}"
+    return f"{counted(len(devices), 'device')}, {kind}, {each}"
 
 
 def wait_for_all(what: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from sims_jax.commands import exit_with_one_line
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
+from sims_jax.words import counted
 
 SHEET_FILE = "sheet.png"
 SOURCES_FILE = "sources.json"
@@ -125,9 +126,10 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         bar.close()
         if made:
             write_json(told, earlier | made)
-    print(f"{len(paths)} photos and {SOURCES_FILE}: {arguments.out}")
+    print(f"{counted(len(paths), 'photo')} and {SOURCES_FILE}: {arguments.out}")
     for class_name, count in alone.items():
-        print(f"found nothing in the bank for {class_name} ({count} segments): made without it")
+        segments = counted(count, "segment")
+        print(f"found nothing in the bank for {class_name} ({segments}): made without it")
     if arguments.sheet:
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
         sheet = contact_sheet([list(itertools.chain(*some)) for some in several])

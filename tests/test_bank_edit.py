@@ -404,7 +404,7 @@ def test_a_bank_in_the_middle_of_an_edit_is_refused(copy, monkeypatch, capsys):
             remove_photos(bank, [REMOVED])
     advice = f"python -m sims_jax.bank remove --bank={bank} --photo={REMOVED}"
     for read in (open_bank, describe, build):
-        with pytest.raises(InputError, match="unfinished remove of 1 photos.*" + advice):
+        with pytest.raises(InputError, match="unfinished remove of 1 photo, .*" + advice):
             read(bank)
     append(bank, [dict(some_of(0, 1)[0], id="another")])  # any edit finishes it first
     assert "going on with a killed remove" in capsys.readouterr().out

@@ -131,7 +131,7 @@ def test_copies_and_unseen_classes_are_remarks(tmp_path):
     copies, unseen = report.remarks
     assert {path.name for path in copies.files} == {"straße 0.png", "straße 4.png"}
     assert "2 copies of this photo in the splits train and val" in copies.message
-    assert "1 classes (unicorn)" in unseen.message
+    assert "1 class (unicorn)" in unseen.message
 
 
 def test_too_few_photos_are_a_fault(tmp_path):

@@ -303,9 +303,9 @@ def test_folder_split_file(own_folder):
     assert ids_of(open_folder(own_folder).splits["val"]) == ["p0", "p1"]
     for content, found in [
         ({"train": names[1:], "val": []}, "without empty lists"),
-        ({"train": names[1:]}, "1 photos it does not list (first: p0)"),
-        ({"train": [*names, "p9"]}, "names without a photo (first: p9)"),
-        ({"train": names, "val": ["p0"]}, "names listed twice (first: p0)"),
+        ({"train": names[1:]}, "photos it does not list: 1 (first: p0)"),
+        ({"train": [*names, "p9"]}, "names without a photo: 1 (first: p9)"),
+        ({"train": names, "val": ["p0"]}, "names listed twice: 1 (first: p0)"),
         ([], "no JSON object"),
     ]:
         split.write_text(json.dumps(content))

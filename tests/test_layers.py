@@ -21,6 +21,7 @@ LAYERS = (
         "programs",
         "processes",
         "config",
+        "words",
     ),
     ("ops",),
     ("data",),

@@ -6,6 +6,7 @@ import tempfile
 
 from sims_jax.commands import exit_with_one_line
 from sims_jax.programs import keep_programs
+from sims_jax.words import counted
 
 
 def bank_parser() -> argparse.ArgumentParser:
@@ -65,7 +66,7 @@ def _append(arguments: argparse.Namespace) -> None:
             source_name=str(arguments.data),
             licence=arguments.licence or dataset.licence,
         )
-    print(f"{arguments.bank}: {len(ids)} photos appended")
+    print(f"{arguments.bank}: {counted(len(ids), 'photo')} appended")
 
 
 def _remove(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from sims_jax.bank.parts import META_FILE, list_parts, read_json
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.types import BankSpec
+from sims_jax.words import counted
 
 BANK_FILE = "bank.json"
 PARTS_FOLDER = "parts"
@@ -90,8 +91,9 @@ def refuse_unfinished_edit(folder: pathlib.Path, description: Description) -> No
         what = f"--data={edit['source']}" if kind == "append" else f"--photo={photo_ids[0]}"
         command = shlex.join(["python", "-m", "sims_jax.bank", kind, f"--bank={folder}", what])
         raise InputError(
-            f"{folder / BANK_FILE}: found an unfinished {kind} of {len(photo_ids)} photos, "
-            f"expected a finished bank; repeat the command, it continues: {command}"
+            f"{folder / BANK_FILE}: found an unfinished {kind} of "
+            f"{counted(len(photo_ids), 'photo')}, expected a finished bank; repeat the command, it "
+            f"continues: {command}"
         )
 
 

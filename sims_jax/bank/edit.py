@@ -45,6 +45,7 @@ from sims_jax.bank.traces import (
 from sims_jax.data.example import OPTIONAL_FIELDS, Example
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
+from sims_jax.words import counted
 
 _ASIDE = TEMPORARY_PREFIX + "appended"
 # Fields of which 0 says that nothing is known, and which an appended photo may lack.
@@ -92,8 +93,8 @@ def append_photos(
     known = list_parts(folder / PARTS_FOLDER)
     if present := sorted(index_of.keys() & known.keys()):
         raise InputError(
-            f"{source_name}: found {len(present)} photos that the bank {folder} already has "
-            f"({', '.join(present)}), expected others; leave them out, or rename them"
+            f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
+            f"has ({', '.join(present)}), expected others; leave them out, or rename them"
         )
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
@@ -206,7 +207,8 @@ def _finish_killed(folder: pathlib.Path) -> Edit | None:
     description = read_description(folder)
     edit = description.pop("edit", None)
     if edit:
-        print(f"{folder}: going on with a killed {edit['kind']} of {len(edit['photos'])} photos")
+        photos = counted(len(edit["photos"]), "photo")
+        print(f"{folder}: going on with a killed {edit['kind']} of {photos}")
         _carry_out(folder, description, edit)
     return edit
 

@@ -15,6 +15,7 @@ from sims_jax.bank.description import (
 )
 from sims_jax.bank.parts import list_parts, read_arrays, read_meta
 from sims_jax.errors import InputError
+from sims_jax.words import counted
 
 
 def describe(folder: str | pathlib.Path) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def to_text(held: dict[str, Any]) -> str:
     """What `describe` returns, as lines to read."""
     spec = held["spec"]
     sources = [
-        ("source", f"{one['source']}: {one['photos']} photos; licence: {one['licence']}")
+        ("source", f"{one['source']}: {counted(one['photos'], 'photo')}; licence: {one['licence']}")
         for one in held["sources"]
     ]
     lines = [

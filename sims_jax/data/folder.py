@@ -20,6 +20,7 @@ from sims_jax.data.pairs import FilesBuilder, Pair, Splits
 from sims_jax.errors import InputError, Refuse, refuse_at_once
 from sims_jax.images import read_bytes, read_numbers
 from sims_jax.labels import LabelSpace
+from sims_jax.words import counted
 
 _GROUPS = ("thin", "planar", "context")
 
@@ -204,7 +205,7 @@ def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair], refuse: Refuse) -
     for what, names in wrong.items():
         if names:
             message = (
-                f"{path}: found {len(names)} {what} (first: {names[0]}), expected every photo's"
+                f"{path}: found {what}: {len(names)} (first: {names[0]}), expected every photo's"
             )
             refuse(InputError(f"{message} name without suffix once; correct the list", [path]))
     known = {split: sorted(pairs.keys() & set(splits[split])) for split in splits}
@@ -220,8 +221,9 @@ def _split_by_hash(root: pathlib.Path, pairs: tuple[Pair, ...], val_frac: float)
     chosen = {video for video, value in hashes.items() if value <= bound}
     if len(chosen) == len(hashes):
         raise InputError(
-            f"{root / 'photos'}: found {len(hashes)} photos or videos, which leaves none to train "
-            f"on with val_frac {val_frac}; add photos, or set val_frac to 0"
+            f"{root / 'photos'}: found "
+            f"{counted(len(hashes), 'photo or video', 'photos or videos')}, which leaves none to "
+            f"train on with val_frac {val_frac}; add photos, or set val_frac to 0"
         )
     return {
         "train": tuple(pair for pair in pairs if pair.video not in chosen),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from sims_jax.errors import InputError, Refuse, refuse_at_once
 from sims_jax.labels import NUMPY_SUFFIX
+from sims_jax.words import counted
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _STEM = re.compile(r"(?P<video>.+?)_f?(?P<frame>\d+)")
@@ -142,4 +143,4 @@ def _count(paths: list[pathlib.Path]) -> str:
     names = [path.name for path in paths]
     more = ", ..." if len(names) > _NUM_SHOWN else ""
     shown = f" ({', '.join(names[:_NUM_SHOWN])}{more})" if names else ""
-    return f"{len(names)} file{'' if len(names) == 1 else 's'}{shown}"
+    return f"{counted(len(names), 'file')}{shown}"

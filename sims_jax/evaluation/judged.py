@@ -30,6 +30,7 @@ from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import to_uint8
 from sims_jax.progress import progress
 from sims_jax.result import Result
+from sims_jax.words import counted
 
 MOST_STRETCHED = 0.02  # of a photo's proportions
 
@@ -144,8 +145,8 @@ def _without(photo_id: str, heldout: Store) -> Store:
 def check_count(found: int, where: pathlib.Path) -> None:
     if found < protocol.LEAST_PHOTOS:
         raise InputError(
-            f"{where}: found {found} layouts to judge, expected {protocol.LEAST_PHOTOS} or more; "
-            "hold more photos out"
+            f"{where}: found {counted(found, 'layout')} to judge, expected "
+            f"{protocol.LEAST_PHOTOS} or more; hold more photos out"
         )
 
 

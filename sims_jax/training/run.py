@@ -55,6 +55,7 @@ from sims_jax.training.tasks.ordering import OrderingTask
 from sims_jax.training.tasks.synthesis import DonorTable, SynthesisTask
 from sims_jax.training.tasks.transformer import TransformerTask
 from sims_jax.training.writers import MetricsWriter
+from sims_jax.words import counted
 
 SHEET_FILE = "sheet.png"
 SHEET_LAYOUTS = 8
@@ -137,9 +138,10 @@ class Run:
         store, heldout = self._store(), self._heldout()
         if len(store.ids) < 2 or not len(store.row_class) or not len(heldout.row_class):
             raise InputError(
-                f"config.data: found {len(store.ids)} training photos with {len(store.row_class)} "
-                f"segments and held-out photos with {len(heldout.row_class)}, expected two photos "
-                "and some segments in each; add photos or lower config.bank.min_area_frac"
+                f"config.data: found {counted(len(store.ids), 'training photo')} with "
+                f"{counted(len(store.row_class), 'segment')} and held-out photos with "
+                f"{len(heldout.row_class)}, expected two photos and some segments in each; add "
+                "photos or lower config.bank.min_area_frac"
             )
         self._find_donors(store, heldout, settings)
         return {"photos": len(store.ids), "segments": len(store.row_class)}

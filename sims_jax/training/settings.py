@@ -11,6 +11,7 @@ from sims_jax.labels import LabelSpace
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.transformer import DisturbanceConfig
 from sims_jax.types import BankSpec
+from sims_jax.words import counted
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 # The keys of a config, and of the parts that are no dataclass themselves.
@@ -97,7 +98,7 @@ def check_batches(settings: Settings, stages: tuple[str, ...], devices: int) -> 
             times = f" times accumulation = {train.accumulation}" if train.accumulation > 1 else ""
             raise InputError(
                 f"config.{stage}.train.batch_size: found {train.batch_size}, expected a multiple "
-                f"of the {devices} devices{times}; change batch_size or accumulation"
+                f"of the {counted(devices, 'device')}{times}; change batch_size or accumulation"
             )
 
 

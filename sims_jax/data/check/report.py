@@ -23,6 +23,7 @@ from sims_jax.errors import InputError
 from sims_jax.images import load_photo
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.ops.sheet import contact_sheet, write_picture
+from sims_jax.words import counted
 
 NUM_SHOWN = 20  # faults, or remarks, on the terminal; the JSON has all
 NUM_SAMPLES = 32  # on the sheet
@@ -94,8 +95,9 @@ def _find_shortage(name: str, findings: list[Finding]) -> Iterator[Fault]:
         segments = sum(int(finding.segments.sum()) for finding in found)
         if len(found) < least or not segments:
             yield Fault(
-                f"{name}: found {len(found)} photos with {segments} segments in {split}, expected "
-                f"{least} or more and some segments; add some or lower config.bank.min_area_frac",
+                f"{name}: found {counted(len(found), 'photo')} with {counted(segments, 'segment')} "
+                f"in {split}, expected {least} or more and some segments; add some or lower "
+                "config.bank.min_area_frac",
                 (),
             )
 
@@ -108,8 +110,8 @@ def _find_unseen(labels: LabelSpace, findings: list[Finding]) -> list[Fault]:
     if not names:
         return []
     return [
-        Fault(f"train: found no pixel of {len(names)} classes ({', '.join(names)}); photos of them "
-              "will be made without the bank", ())
+        Fault(f"train: found no pixel of {counted(len(names), 'class', 'classes')} "
+              f"({', '.join(names)}); photos of them will be made without the bank", ())
     ]  # fmt: skip
 
 
