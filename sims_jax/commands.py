@@ -19,6 +19,10 @@ PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
 def train_command() -> None:
     """`train.py` and `sims-train`."""
     keep_programs()
+    exit_with_one_line(_train_as_flags_say)
+
+
+def _train_as_flags_say() -> None:
     from absl import flags
 
     workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
@@ -167,6 +171,13 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         sys.stdout.flush()
     except InputError as error:
         _fail_with_others(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("sims_jax"):
+            raise
+        _fail(
+            f"{sys.executable}: found no {error.name}, expected a Python that has what sims_jax "
+            "needs; take .venv/bin/python, which make demo installs, or pip install -e ."
+        )
     except Terminated as stop:
         print(f"{stop}; the same command goes on from there", file=sys.stderr)
         sys.exit(SIGTERM_STATUS)

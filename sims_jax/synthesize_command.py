@@ -8,8 +8,6 @@ import itertools
 import json
 import pathlib
 
-import numpy as np
-
 from sims_jax.commands import exit_with_one_line
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
@@ -209,10 +207,8 @@ def _read_sources(path: pathlib.Path) -> dict[str, list[dict]]:
     return sources
 
 
-def _read_pair(
-    path: pathlib.Path, instances: pathlib.Path | None, labels
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A layout and its instance ids, if it has any."""
+def _read_pair(path: pathlib.Path, instances: pathlib.Path | None, labels) -> tuple:
+    """A layout and its instance ids, None if it has none."""
     from sims_jax.images import read_instances
     from sims_jax.labels import read_layout
 
@@ -228,7 +224,7 @@ def _read_pair(
     return layout, ids
 
 
-def _read_reference(path: pathlib.Path | None) -> tuple[np.ndarray | None, dict | None]:
+def _read_reference(path: pathlib.Path | None) -> tuple:
     """The photo whose light is taken, and what `sources.json` says of it."""
     from sims_jax.images import decode_photo, read_bytes
 
@@ -247,7 +243,8 @@ def _to_json(source, reference: dict | None) -> dict:
     return dataclasses.asdict(source) | {"affine": source.affine.tolist(), "reference": light}
 
 
-def _shrink(picture: np.ndarray) -> np.ndarray:
+def _shrink(picture):
+    import numpy as np
     from PIL import Image
 
     from sims_jax.ops.sheet import to_uint8

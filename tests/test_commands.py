@@ -86,6 +86,23 @@ def test_missing_folder(tmp_path):
     assert not (tmp_path / "run" / "bank").exists()
 
 
+@pytest.mark.parametrize(
+    "program", ["train.py", "synthesize.py", "-m sims_jax.data.check", "-m sims_jax.bank inspect"]
+)
+def test_a_python_without_jax_is_one_line(program):
+    flags = {"synthesize.py": ["--workdir=x", "--layout=x", "--out=x"]}.get(program, ["--bank=x"])
+    result = subprocess.run(
+        [sys.executable, "-S", *program.split(), *flags],  # without what is installed
+        cwd=ROOT,
+        env={"HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_one_line((result.returncode, result.stderr.strip()), sys.executable, "take .venv/bin/")
+    assert result.returncode == 2
+
+
 def test_no_dataset_named(tmp_path):
     assert_one_line(train("", tmp_path / "run"), "data.root")
 

@@ -6,15 +6,15 @@ Nothing is written but the files that are asked for, and no accelerator is touch
 import pathlib
 import sys
 
-from absl import flags
-
-from sims_jax.commands import run_with_config
+from sims_jax.commands import exit_with_one_line, run_with_config
 
 FAULT_STATUS = 1
 
 
 def main() -> None:
     """Checks the dataset of a config."""
+    from absl import flags
+
     json_file = flags.DEFINE_string("json", None, "File for the whole report as JSON.")
     sheet = flags.DEFINE_string("sheet", None, "PNG of photos and layouts to look at.")
     follow = flags.DEFINE_bool("follow_links", False, "Files may be links out of the folder.")
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)
