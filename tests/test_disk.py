@@ -91,7 +91,8 @@ def models(tiny_model, tiny_stores, tiny_config):
 def test_photos_of_a_bank_on_disk_are_the_same(tiny_model, tiny_stores, models, kind):
     model, layout = models[kind], tiny_stores[1].layout[0]
     assert isinstance(model.bank, DiskBank)
-    for options in ({}, {"candidate": 1, "exclude": model.photo_ids[:2], "adherence": "segment"}):
+    others = {"candidate": 1, "exclude": model.photo_ids[:2], "adherence": "segment"}
+    for options in ({}, others | {"reference": tiny_stores[1].photo[1]}):
         one, other = (each.synthesize(layout, **options) for each in (tiny_model, model))
         np.testing.assert_allclose(one.photo, other.photo, atol=1e-5)
         np.testing.assert_array_equal(one.canvas_mask, other.canvas_mask)

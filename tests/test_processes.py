@@ -114,9 +114,9 @@ def assert_same(lines, others) -> None:
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def waiting(tmp_path_factory):
-    """Processes that wait for others in vain, begun at once, for they do it while tests run."""
+    """Processes that wait for others in vain, all at the same time."""
     folder = tmp_path_factory.mktemp("waiting")
     alone = [start([__file__, "alone", free_port(), index, folder]) for index in range(2)]
     jobs = {"late": start_toys(folder, "late"), "alone": alone}
