@@ -91,6 +91,9 @@ class Model:
     ) -> Result | list[Result]:
         """The photo of a layout, or the photos of a batch of layouts.
 
+        The first call compiles, and says nothing meanwhile: seconds on an idle machine, a minute on
+        a busy one.
+
         Args:
           layout: class ids [H, W], 255 void, of any H and W; or [B, H, W]; or the path of a PNG.
           candidate: 0 uses every segment's best match, 1 its second best, ... to

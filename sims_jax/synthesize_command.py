@@ -96,6 +96,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     names = [_photo_name(path) for path in paths]
     told = arguments.out / SOURCES_FILE
     earlier, made, rows, alone = _read_sources(told), {}, [], collections.Counter()
+    print("synthesize: compiling", flush=True)
     bar = progress("synthesize", len(paths))
     try:
         for name, path, instance in zip(names, paths, instances, strict=True):

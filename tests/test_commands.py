@@ -225,6 +225,12 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "c.png").exists()
 
 
+def test_the_wait_for_the_first_photo_is_told_of(synthesize, capsys):
+    synthesize()
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "synthesize: compiling" and last.startswith("1 photo and sources.json: ")
+
+
 def test_sources_tell_of_the_reference_and_photos_may_be_excluded(synthesize, tiny_model, tmp_path):
     def sources(*flags):
         synthesize(*flags)
