@@ -23,10 +23,7 @@ class _PlainLines:
 
 
 class _Bar(tqdm):
-    """Its ETA is that of what comes after the first update, which compiles: that is said at once.
-
-    With the first alone there is none yet.
-    """
+    """Its ETA is that of what comes after the first update, which compiles and is shown at once."""
 
     _begun = False
 
@@ -36,9 +33,10 @@ class _Bar(tqdm):
         self._begun = True
         self.n = self.initial = self.last_print_n = self.n + n
         self.last_print_t = self._time()
-        if self.last_print_t >= self.start_t + self.delay:
+        shown = self.last_print_t >= self.start_t + self.delay
+        if shown:
             self.refresh()
-        return None
+        return shown
 
 
 def progress(name: str, total: int, done: int = 0, shown: bool = True) -> tqdm:

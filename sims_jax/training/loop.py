@@ -197,7 +197,8 @@ def train(
                 if logs:
                     writer.write(task.name, step, values | {"input_wait_share": feed.wait_share()})
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
-                bar.update()
+                if not bar.update() and step == done + 1:  # compiled: that is said at once
+                    bar.refresh()
                 if step % config.sheet_every == 0 and not last:
                     writer.write_sheet(task.name, step, task.sheet(state.ema))
                 if saves:
