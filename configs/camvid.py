@@ -92,7 +92,7 @@ def small() -> ConfigDict:
                 ),
                 train=train(1000, 32, 2e-3),
             ),
-            densifier=dict(net=dict(widths=(64, 48, 32, 24, 16)), train=train(600, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(64, 48, 32, 24, 16)), train=train(1200, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
                     encoder_widths=(16, 32, 64, 128, 128),

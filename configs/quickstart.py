@@ -84,7 +84,7 @@ def get_config(folder: str = "") -> ConfigDict:
                 ),
                 train=train(2000, 32, 2e-3),
             ),
-            densifier=dict(net=dict(widths=(48, 48, 32, 24, 16)), train=train(400, 8, 2e-3)),
+            densifier=dict(net=dict(widths=(48, 48, 32, 24, 16)), train=train(1200, 8, 2e-3)),
             synthesis=dict(
                 net=dict(
                     encoder_widths=(16, 32, 48, 64),

@@ -6,6 +6,7 @@ Every function is finite, in value and gradient, where there is nothing to measu
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
@@ -57,19 +58,24 @@ def calibrate_weights(distances: Mapping[str, float]) -> dict[str, float]:
 
 
 def cross_entropy(
-    logits: Float[Array, "B H W channels"], labels: UInt8[Array, "B H W"]
+    logits: Float[Array, "B H W channels"],
+    labels: UInt8[Array, "B H W"],
+    class_weights: Float[np.ndarray, "channels"] | None = None,
 ) -> Float[Array, "B"]:
     """Mean cross-entropy over the labelled pixels of each example; 0 where there is none.
 
     Args:
       logits: unnormalised log probabilities; a channel that no label names only competes.
       labels: class ids; void (255) is ignored.
+      class_weights: what a pixel of each class counts; default 1.
     """
     labelled = labels != VOID
     target = jnp.where(labelled, labels, jnp.uint8(0)).astype(jnp.int32)
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), target
     )
+    if class_weights is not None:
+        losses *= jnp.asarray(class_weights)[target]
     count = jnp.maximum(labelled.sum(axis=(1, 2)), 1).astype(jnp.float32)
     return jnp.where(labelled, losses, 0.0).sum(axis=(1, 2)) / count
 

@@ -18,6 +18,7 @@ from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
+from sims_jax.labels import VOID
 from sims_jax.nets.layers import average_pool, upsample
 from sims_jax.ops.sheet import GAP_PX, to_uint8, write_picture
 
@@ -129,6 +130,16 @@ def test_a_judge_learns_from_other_videos(tiny_stores):
         patch.setattr(judging, "train_once", record)
         judging.train_judge(one_video, judged, judged.folder.parent / "judges")
     assert seen[0].tolist() == list(range(3, len(store.ids)))
+
+
+def test_all_pixels_of_a_class_count_as_the_root_of_their_number(tiny_stores):
+    store, heldout = tiny_stores
+    task = judging.JudgeTask(store, np.arange(4), heldout)
+    layout = store.layout[:4]
+    pixels = np.bincount(layout[layout != VOID], minlength=len(task.class_weights))
+    weights = pixels * task.class_weights
+    np.testing.assert_allclose(weights.sum(), pixels.sum(), rtol=1e-5)
+    np.testing.assert_allclose(weights / weights.max(), np.sqrt(pixels / pixels.max()), rtol=1e-5)
 
 
 @pytest.fixture

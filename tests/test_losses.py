@@ -42,12 +42,16 @@ def test_cross_entropy_ignores_void():
     labels = RNG.integers(0, 3, (2, 4, 5)).astype(np.uint8)
     labels[0, :2] = VOID
     found = losses.cross_entropy(logits, jnp.asarray(labels))
+    weights = np.array([0.5, 1.0, 3.0], np.float32)
+    weighted = losses.cross_entropy(logits, jnp.asarray(labels), weights)
     scores = np.asarray(logits, np.float64)
     log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     for example in range(2):
         where = labels[example] != VOID
         picked = log_p[example][where][np.arange(where.sum()), labels[example][where]]
         np.testing.assert_allclose(found[example], -picked.mean(), rtol=1e-5)
+        picked *= weights[labels[example][where]]
+        np.testing.assert_allclose(weighted[example], -picked.mean(), rtol=1e-5)
     gradient = jax.grad(lambda x: losses.cross_entropy(x, jnp.asarray(labels)).sum())(logits)
     np.testing.assert_array_equal(gradient[0, :2], 0)
     assert float(jnp.abs(gradient[0, 2:]).min()) > 0

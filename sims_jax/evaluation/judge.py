@@ -23,23 +23,24 @@ from sims_jax.bank.store import Store
 from sims_jax.checkpoints import digest_params
 from sims_jax.errors import InputError
 from sims_jax.evaluation.kept import train_once
-from sims_jax.labels import LabelSpace
+from sims_jax.labels import VOID, LabelSpace
 from sims_jax.nets.layers import LEAK, ConvBlock, LayerNorm, average_pool, upsample
 from sims_jax.ops.resize import resize_labels
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.heldout import map_examples
 from sims_jax.training.tasks.segmenter import SegmenterTask, mirrored, most_likely
 
-ARCHITECTURE = "residual U-Net 32-64-96-128"
+ARCHITECTURE = "residual U-Net 16-32-64-96-128"
 SEED = 0
+FULL_WIDTH = 16  # at full size: a pole is a pixel wide
 WIDTHS = (32, 64, 96, 128)  # of each scale, from half of the size
 FEATURES = 64  # of the last features, at a quarter of the size
 TRAIN = TrainConfig(
-    steps=1500,
+    steps=3000,
     batch_size=8,
     learning_rate=2e-3,
     schedule="cosine",
-    warmup_steps=75,
+    warmup_steps=150,
     growth_epochs=0,
     epoch_steps=0,
     final_rate=0.0,
@@ -47,11 +48,12 @@ TRAIN = TrainConfig(
     clip_norm=1.0,
     log_every=10,
     save_every=250,
-    sheet_every=1500,
+    sheet_every=3000,
     precision="float32",
     accumulation=1,
     save_minutes=0.0,
 )
+BALANCE = 0.5  # a class counts as its share of the pixels to minus this: else few read thin things
 # Augmentation: sides of crops; gains, gammas and single channels' gains, or their inverses; noise;
 # the share of the examples that is blurred.
 CROP = (0.5, 1.0)
@@ -78,7 +80,8 @@ class JudgeNet(nn.Module):
 
     @nn.compact
     def __call__(self, photo: Float[Array, "B H W 3"]) -> tuple[Array, Array]:
-        x, skips = 2.0 * photo - 1.0, []
+        full = ConvBlock(FULL_WIDTH, 1, name="full")(2.0 * photo - 1.0)
+        x, skips = full, []
         for scale, width in enumerate(WIDTHS):
             x = nn.Conv(width, (3, 3), strides=(2, 2), name=f"down_{scale}")(x)
             x = Residual(name=f"residual_{scale}")(x)
@@ -90,8 +93,9 @@ class JudgeNet(nn.Module):
         features = x
         x = jnp.concatenate([upsample(x, skips[0].shape[1:3]), skips[0]], axis=-1)
         x = ConvBlock(WIDTHS[0], 1, name="up_0")(x)
-        logits = nn.Dense(self.num_classes, name="classes")(x)
-        return upsample(logits, photo.shape[1:3]), features
+        x = jnp.concatenate([upsample(x, photo.shape[1:3]), full], axis=-1)
+        x = ConvBlock(FULL_WIDTH, 1, name="up_full")(x)
+        return nn.Dense(self.num_classes, name="classes")(x), features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,14 @@ class JudgeTask(SegmenterTask):
     @property
     def count(self) -> int:
         return len(self.photos)
+
+    @functools.cached_property
+    def class_weights(self) -> Float[np.ndarray, "C"]:
+        """A mean of 1 over the pixels; rare classes count more, those never seen nothing."""
+        layout = self.store.layout[self.photos]
+        pixels = np.bincount(layout[layout != VOID], minlength=self.labels.num_classes)
+        weights = np.where(pixels > 0, np.maximum(pixels, 1.0) ** -BALANCE, 0.0)
+        return np.float32(weights * pixels.sum() / max((weights * pixels).sum(), 1.0))
 
     @property
     def network(self) -> JudgeNet:
@@ -209,7 +221,7 @@ def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
     learned_from = [
         store.digest,
         [store.ids[i] for i in photos],
-        [ARCHITECTURE, AUGMENTATION, SEED, dataclasses.asdict(TRAIN)],
+        [ARCHITECTURE, BALANCE, AUGMENTATION, SEED, dataclasses.asdict(TRAIN)],
     ]
     one = jax.local_devices()[:1]  # the same judge, however many there are
     params = train_once(task, TRAIN, folder, learned_from, SEED, one)

@@ -24,6 +24,7 @@ class SegmenterTask:
 
     store: Store
     heldout: Store
+    class_weights: Float[np.ndarray, "C"] | None = None  # of the loss
 
     @property
     def labels(self) -> LabelSpace:
@@ -42,7 +43,8 @@ class SegmenterTask:
         photo = jax.vmap(self.disturb)(keys, as_float(batch["photo"]))
         logits = self.segment(params, photo)
         right = (most_likely(logits) == batch["layout"]).astype(jnp.float32)
-        return cross_entropy(logits, batch["layout"]), {"accuracy": right.mean(axis=(1, 2))}
+        loss = cross_entropy(logits, batch["layout"], self.class_weights)
+        return loss, {"accuracy": right.mean(axis=(1, 2))}
 
     def evaluate(self, params) -> dict[str, float]:
         """`val_accuracy` and `val_miou` on the held-out photos."""
