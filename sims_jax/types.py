@@ -76,7 +76,7 @@ class Rows:
     mask_parts: UInt8[Array, "T parts tile"] | UInt16[Array, "T parts tile"]  # counts of cells
     context_parts: UInt8[Array, "T counts tile"] | UInt16[Array, "T counts tile"]
     mask: UInt32[Array, "T tile words"]
-    labels: UInt32[Array, "P bits words"]  # the photos' class ids on the grid, bit by bit
+    labels: UInt32[Array, "P blocks bits lanes"]  # the photos' class ids on the grid
     first_tile: Int[Array, "D ends"]  # of each class in the share, and the end: C + 1
     spec: BankSpec = struct.field(pytree_node=False)
     class_tiles: int = struct.field(pytree_node=False)  # no class has more of them in a share

@@ -13,6 +13,8 @@ from sims_jax.bank.grid import (
     LABELLED,
     MASK_BANDS,
     box_bits,
+    count_blocks,
+    cut_blocks,
     describe_segments,
 )
 from sims_jax.labels import VOID
@@ -24,13 +26,11 @@ describe = jax.jit(describe_segments, static_argnames="spec")
 def unpack(words, grid):
     """Bit maps as masks [..., h, w]."""
     words = np.asarray(words)
+    words = words.reshape(*words.shape[:-1], -(-grid[1] // WORD_BITS), -1)
+    words = np.ascontiguousarray(np.swapaxes(words, -2, -1))
     bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
-    columns = -(-grid[1] // WORD_BITS) * WORD_BITS
-    cells = grid[0] * columns
-    assert not bits[..., cells:].any()
-    bits = bits[..., :cells].reshape(*words.shape[:-1], grid[0], columns)
-    assert not bits[..., grid[1] :].any()
-    return bits[..., : grid[1]].astype(bool)
+    assert not bits[..., grid[0] :, :].any() and not bits[..., grid[1] :].any()
+    return bits[..., : grid[0], : grid[1]].astype(bool)
 
 
 def test_description_equals_twin():
@@ -40,7 +40,8 @@ def test_description_equals_twin():
         component = jitted_split(layouts, spec=spec).component
         found = jax.device_get(describe(component, layouts, spec=spec))
         masks, contexts = unpack(found.mask, grid), unpack(found.context, grid)
-        bits = unpack(found.labels, grid)
+        labels = np.swapaxes(found.labels, 1, 2)
+        bits = unpack(labels.reshape(*labels.shape[:2], -1), grid)
         for b in range(3):
             cells, labels = nearest(np.asarray(component)[b], grid), nearest(layouts[b], grid)
             codes = sum(bits[b, i].astype(int) << i for i in range(bits.shape[1]))
@@ -84,9 +85,13 @@ def test_parts_count_every_labelled_cell_and_bound_what_contexts_share():
 
 
 def test_box_bits_equal_slices():
-    grid = (5, 70)
-    boxes = np.array([[0, 0, 5, 70], [1, 31, 3, 33], [2, 64, 5, 70], [0, 32, 1, 64], [0] * 4])
-    found = unpack(box_bits(jax.numpy.asarray(boxes, jax.numpy.int32), grid), grid)
+    grid = (35, 70)
+    boxes = np.array([[0, 0, 35, 70], [1, 31, 3, 33], [15, 64, 17, 70], [0, 32, 16, 64], [0] * 4])
+    boxes = jax.numpy.asarray(boxes, jax.numpy.int32)
+    bits = box_bits(boxes, grid)
+    blocks = np.asarray(cut_blocks(bits)).any(axis=-1).sum(axis=-1)
+    np.testing.assert_array_equal(count_blocks(boxes), blocks)
+    found = unpack(bits, grid)
     for mask, (y0, x0, y1, x1) in zip(found, boxes, strict=True):
         expected = np.zeros(grid, bool)
         expected[y0:y1, x0:x1] = True

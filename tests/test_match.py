@@ -228,7 +228,7 @@ def test_many_rounds_equal_one(crowd, monkeypatch):
     monkeypatch.setattr(search, "_GROUP", 5)
     for name in ("_QUERIES_A_PIECE", "_TILES_A_PIECE", "_PAIRS_A_PIECE"):
         monkeypatch.setattr(search, name, 3)
-    monkeypatch.setattr(compare, "_COUNTS", 3)
+    monkeypatch.setattr(compare, "_STEP", 3)
     rows = bank_of(photos, spec).rows
     rounds = jax.jit(lambda rows, queries: match(rows, queries, candidates=7))
     assert_equals_twin(rows, rounds(rows, queries), twin)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.ops.bits import count_bits, find_bit, pack_bits, pack_bits_numpy, read_bits
+from sims_jax.ops.bits import count_bits, find_bit, list_true, pack_bits, pack_bits_numpy, read_bits
 
 COUNTS = (1, 31, 32, 33, 100, 256)
 
@@ -55,3 +55,12 @@ def test_find_bit_finds_each_in_turn():
         rank = jnp.arange(len(expected), dtype=jnp.int32)
         words = jnp.full(rank.shape, word, jnp.uint32)
         np.testing.assert_array_equal(find_bit(words, rank), expected)
+
+
+def test_list_true_lists_in_order():
+    mask = random_mask(6, 70)
+    mask[0], mask[1] = False, True
+    place, number = list_true(jnp.asarray(mask))
+    np.testing.assert_array_equal(number, mask.sum(-1))
+    for row, places, count in zip(mask, np.asarray(place), np.asarray(number), strict=True):
+        np.testing.assert_array_equal(places[:count], np.flatnonzero(row))

@@ -9,33 +9,59 @@ A slot is a row's place in the share of a device.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt16, UInt32
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
-from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, box_group
+from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, OUTLINE, blocks_a_column, row_bits
 from sims_jax.bank.score import bound_ratio, score_pairs
-from sims_jax.ops.bits import LANES, count_bits_of
+from sims_jax.ops.bits import LANES, list_true
 from sims_jax.types import TILE, Rows
 
-# Counts that are compared in one go.
-_COUNTS = 44
+# Of what a query has, so much is compared in one go.
+_STEP = 4
+
+
+@struct.dataclass
+class Present:
+    """Of n values of each query those that are not zero, in order; then zeros."""
+
+    value: Array  # [Q, n, ...]
+    place: Int[Array, "*Q n"]  # among all values
+    number: Int[Array, "*Q"]
 
 
 @struct.dataclass
 class Query:
-    """A segment that is searched for; fields as in `sims_jax.bank.grid`."""
+    """A segment that is searched for; fields as in `sims_jax.bank.grid`.
+
+    Most segments are in few parts of the frame: elsewhere there is nothing to compare.
+    """
 
     class_id: Int[Array, "*Q"]  # -1 for none
     layout: Int[Array, "*Q"]  # its index in the batch
     outline: Int[Array, "*Q 10"]
-    mask_parts: UInt8[Array, "*Q parts"] | UInt16[Array, "*Q parts"]
-    context_parts: UInt8[Array, "*Q counts"] | UInt16[Array, "*Q counts"]
-    mask: UInt32[Array, "*Q words"]
-    context: UInt32[Array, "*Q words"]
+    mask_parts: Present
+    context_parts: Present
+    mask: Present  # blocks
+    context: Present
+
+
+def find_present(values: Integer[Array, "Q n *S"]) -> Present:
+    """Lists what is not zero; n is filled up to a multiple of what is compared in one go."""
+    there = (values != 0).reshape(*values.shape[:2], -1).any(axis=-1)
+    there = jnp.pad(there, ((0, 0), (0, -there.shape[1] % _STEP)))
+    place, number = list_true(there)
+    none = jnp.arange(place.shape[1], dtype=jnp.int32) >= number[:, None]
+    # Past the last the first again: what is there has been read anyhow.
+    place = jnp.where(none, jnp.minimum(place[:, :1], values.shape[1] - 1), place)
+    query = jnp.arange(len(values), dtype=jnp.int32)[:, None]
+    none = none.reshape(*none.shape, *(1,) * (values.ndim - 2))
+    return Present(jnp.where(none, 0, values[query, place]), place, number)
 
 
 def bound_tiles(
@@ -73,61 +99,74 @@ def _ratio(rows: Rows, common: Array, total: Array) -> Float[Array, "..."]:
     return bound_ratio(common.astype(jnp.float32), total.astype(jnp.float32), rows.spec.grid)
 
 
-def _common_outlines(a: Int[Array, "*B 10 n"], b: Int[Array, "*#B 10 #n"]) -> list[Array]:
-    """Cells that masks, and contexts, of such outlines have in common at most.
-
-    They are no more than either has, nor than the two boxes have in common.
-    """
-    a, b = (jnp.moveaxis(x, -2, 0) for x in (a, b))
-    return [
-        jnp.minimum(_overlap(a[box : box + 4], b[box : box + 4]), jnp.minimum(a[size], b[size]))
-        for size, box in ((AREA, BOX), (LABELLED, CONTEXT))
-    ]
+def _take(values: Array, index: Int[Array, "*B"]) -> Array:
+    """values[index], of an index that is known to be one."""
+    return values.at[index].get(mode="promise_in_bounds")
 
 
 def bound_rows(
     rows: Rows, queries: Query, query: Int[Array, "n"], tile: Int[Array, "n"]
 ) -> tuple[Float[Array, "n tile"], Float[Array, "n tile"]]:
     """What the rows of a tile score at most, 0 for no row; and what of it is their contexts'."""
-    outline, own = rows.outline[tile], queries.outline[query][..., None]
-    mask, context = _common_outlines(outline, own)
-    cells = rows.spec.grid[0] * rows.spec.grid[1]
-    parts = _common_parts(rows.mask_parts, queries.mask_parts, query, tile, cells)
-    mask = jnp.minimum(mask, parts)
-    parts = _common_parts(rows.context_parts, queries.context_parts, query, tile, cells)
-    context = jnp.minimum(context, parts)
-    mask = _ratio(rows, mask, outline[:, AREA] + own[:, AREA])
-    context = _ratio(rows, context, outline[:, LABELLED] + own[:, LABELLED])
-    return mask + context, context
+    outlines = rows.outline.reshape(-1, TILE)
+
+    def bound(parts: Array, own_parts: Present, size: int, box: int) -> Float[Array, "n tile"]:
+        # Field by field: so all of it is one loop, and vectorised.
+        theirs = {i: _take(outlines, tile * OUTLINE + i) for i in (size, *range(box, box + 4))}
+        ours = {i: queries.outline[:, i][query][:, None] for i in theirs}
+        hull, own = ([x[i] for i in range(box, box + 4)] for x in (theirs, ours))
+        common = jnp.minimum(_overlap(hull, own), jnp.minimum(theirs[size], ours[size]))
+        common = jnp.minimum(common, _common_parts(rows, parts, own_parts, query, tile))
+        return _ratio(rows, common, theirs[size] + ours[size])
+
+    context = bound(rows.context_parts, queries.context_parts, LABELLED, CONTEXT)
+    return bound(rows.mask_parts, queries.mask_parts, AREA, BOX) + context, context
 
 
 def _common_parts(
-    theirs: Int[Array, "T counts tile"],
-    ours: Int[Array, "Q counts"],
+    rows: Rows,
+    parts: Int[Array, "T counts tile"],
+    own: Present,
     query: Int[Array, "n"],
     tile: Int[Array, "n"],
-    cells: int,
 ) -> Int[Array, "n tile"]:
-    """The sum of what rows of a tile and a query both have, count by count.
-
-    All rows of a tile side by side; unrolled, or it would not be vectorised.
-    """
-    own = ours[query]
-    steps = -(-own.shape[1] // _COUNTS)
-    while own.shape[1] % steps:
-        steps += 1
-    size = own.shape[1] // steps
-
-    def add(step: Array, total: Array) -> Array:
-        for count in range(size):
-            at = step * size + count
-            both = jnp.minimum(theirs[tile, at], own[:, at, None])
-            total += both.astype(total.dtype)
-        return total
-
+    """The sum of what rows of a tile and a query both have, count by count; a tile side by side."""
+    first, counts = tile * parts.shape[1], parts.reshape(-1, TILE)
     # No sum exceeds the cells of the grid.
-    total = jnp.zeros((tile.size, TILE), jnp.uint16 if cells < 2**16 else jnp.int32)
-    return jax.lax.fori_loop(0, steps, add, total).astype(jnp.int32)
+    cells = rows.spec.grid[0] * rows.spec.grid[1]
+    dtype = jnp.uint16 if cells < 2**16 else jnp.int32
+
+    def common(place: Array, value: Array) -> Array:
+        return jnp.minimum(_take(counts, first + place), value[:, None]).astype(dtype)
+
+    none = jnp.zeros((tile.size, TILE), dtype)
+    return _add_up(own, query, common, none, lambda x: x).astype(jnp.int32)
+
+
+def _add_up(
+    own: Present,
+    query: Int[Array, "n"],
+    common: Callable[[Array, Array], Array],
+    total: Array,
+    gather: Callable[[Array], Array],
+) -> Array:
+    """Adds to `total` what is `common` in each place where queries have something.
+
+    `common` is given places and what queries have there, `gather` sums of it. Unrolled, or it
+    would not be vectorised.
+    """
+
+    def step(index: Array, total: Array) -> Array:
+        cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=_STEP, axis=1)
+        place, value = (_take(cut(x, index * _STEP), query) for x in (own.place, own.value))
+        some = [common(place[:, i], value[:, i]) for i in range(_STEP)]
+        return total + gather(functools.reduce(jnp.add, some))
+
+    return jax.lax.fori_loop(0, (own.number[query].max() + _STEP - 1) // _STEP, step, total)
+
+
+def _count(words: UInt32[Array, "n lanes"]) -> Int[Array, "n"]:
+    return jnp.sum(words.astype(jnp.int32), axis=-1, dtype=jnp.int32)
 
 
 def compare_masks(
@@ -144,8 +183,14 @@ def compare_masks(
       context: what their contexts score at most.
     """
     tile, place = slot // TILE, slot % TILE
-    theirs, ours = (x.reshape(-1, x.shape[-1] // LANES, LANES) for x in (rows.mask, queries.mask))
-    common = count_bits_of(lambda i: theirs[slot, i] & ours[query, i], theirs.shape[1])
+    blocks = rows.mask.shape[-1] // LANES
+    masks = rows.mask.reshape(-1, LANES)
+
+    def both(block: Array, own: Array) -> UInt32[Array, "n lanes"]:
+        return jax.lax.population_count(_take(masks, slot * blocks + block) & own)
+
+    none = jnp.zeros(slot.shape, jnp.int32)
+    common = _add_up(queries.mask, query, both, none, _count)
     total = rows.outline[tile, AREA, place] + queries.outline[query, AREA]
     return common, _ratio(rows, common, total) + context
 
@@ -153,7 +198,7 @@ def compare_masks(
 def score_rows(
     rows: Rows,
     queries: Query,
-    labels: UInt32[Array, "B bits words"],
+    labels: UInt32[Array, "B blocks bits lanes"],
     exclude: Bool[Array, "B P"] | None,
     query: Int[Array, "n"],
     slot: Int[Array, "n"],
@@ -165,17 +210,25 @@ def score_rows(
     row, layout = rows.row[tile, place], queries.layout[query]
     photo = jnp.maximum(row, 0) // rows.spec.max_segments
     outline, own = rows.outline[tile, :, place], queries.outline[query]
-    box = outline[:, CONTEXT : CONTEXT + 4]
-    theirs, ours = (x.reshape(*x.shape[:-1], -1, LANES) for x in (rows.labels, labels))
-    context = queries.context.reshape(len(queries.context), -1, LANES)
+    y0, x0, y1, x1 = (outline[:, CONTEXT + i] for i in range(4))
+    in_row, high = row_bits(x0, x1, rows.spec.grid), blocks_a_column(rows.spec.grid)
+    own_row = jnp.arange(query.size, dtype=jnp.int32) * in_row.shape[1]
+    in_row, (blocks, bits) = in_row.reshape(-1), labels.shape[1:3]
+    theirs, ours = (x.reshape(-1, bits, LANES) for x in (rows.labels, labels))
+    their_blocks, own_blocks = photo // devices * blocks, layout * blocks
+    lane = np.arange(LANES, dtype=np.int32)
 
-    def shared(index: int) -> UInt32[Array, "n LANES"]:
-        differ = jnp.uint32(0)
-        for bit in range(labels.shape[1]):
-            differ |= theirs[photo // devices, bit, index] ^ ours[layout, bit, index]
-        return ~differ & context[query, index] & box_group(box, index, rows.spec.grid)
+    def equal(block: Array, context: Array) -> UInt32[Array, "n lanes"]:
+        differ = _take(theirs, their_blocks + block) ^ _take(ours, own_blocks + block)
+        differ = functools.reduce(jnp.bitwise_or, [differ[:, bit] for bit in range(bits)])
+        column = jax.lax.div(block, jnp.int32(high))
+        top = (block - column * high) * LANES
+        inside = (lane >= (y0 - top)[:, None]) & (lane < (y1 - top)[:, None])
+        inside = jnp.where(inside, _take(in_row, own_row + column)[:, None], jnp.uint32(0))
+        return jax.lax.population_count(~differ & context & inside)
 
-    shared = count_bits_of(shared, theirs.shape[2])
+    none = jnp.zeros(slot.shape, jnp.int32)
+    shared = _add_up(queries.context, query, equal, none, _count)
     union = outline[:, AREA] + own[:, AREA] - common
     either = outline[:, LABELLED] + own[:, LABELLED] - shared
     if exclude is not None:

@@ -19,7 +19,7 @@ from sims_jax.labels import VOID
 from sims_jax.types import BANK_AXIS, TILE, Bank, BankSpec, Photos, Rows
 
 # Increased whenever rows that were prepared before can no longer be read, or mean something else.
-ROWS_FORMAT = 2
+ROWS_FORMAT = 3
 _BATCH = 16  # photos described at once
 _MOST_NUMBERS = 2**31 - 1  # of rows: photo * N + component, int32
 # How much rows differ: where their boxes lie, in frames, and how large they are, in logarithms.

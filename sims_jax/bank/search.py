@@ -18,8 +18,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from sims_jax.bank.compare import Query, bound_rows, bound_tiles, compare_masks, score_rows
-from sims_jax.bank.grid import GridSegments
+from sims_jax.bank.compare import (
+    Query,
+    bound_rows,
+    bound_tiles,
+    compare_masks,
+    find_present,
+    score_rows,
+)
+from sims_jax.bank.grid import CONTEXT, GridSegments, count_blocks, cut_blocks
 from sims_jax.ops.bits import WORD_BITS, find_bit, pack_bits
 from sims_jax.types import TILE, Rows
 
@@ -28,10 +35,10 @@ from sims_jax.types import TILE, Rows
 _FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (16, 48), 2
 # Segments searched for in one round, and what is looked at in one round, a segment: tiles, rows'
 # masks, rows' contexts; and the best rows of so many are found at once.
-_GROUP = 128
+_GROUP = 1024
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 96, 48, 32
 # Queries, tiles and pairs looked at in one go: what is made of them fits a core's cache.
-_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 512, 2048
+_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 1024, 1024
 
 
 @struct.dataclass
@@ -62,9 +69,12 @@ def search_share(
     """Searches the rows of one device, for a group of segments at a time; [Q, K], Q = B N."""
     count = class_id.size
     size = min(_GROUP, count)
-    # One class after the other: what is read for one segment is read again for the next. Those
+    # Those of equal size side by side: a piece takes as many steps as the largest of its queries.
+    # Of one size one class after the other: what is read for one is read again for the next. Those
     # without a class come last.
-    order = jnp.argsort(class_id.reshape(-1), descending=True).astype(jnp.int32)
+    blocks = count_blocks(segments.outline[..., CONTEXT : CONTEXT + 4])
+    kind = jnp.where(class_id < 0, -1, blocks * rows.spec.labels.num_classes + class_id)
+    order = jnp.argsort(kind.reshape(-1), descending=True).astype(jnp.int32)
     order = jnp.pad(order, (0, -count % size), constant_values=count)
 
     def search_group(index: Array, best: Best) -> Best:
@@ -74,10 +84,10 @@ def search_share(
             class_id=jnp.where(some < count, class_id[layout, number], -1),
             layout=layout,
             outline=segments.outline[layout, number],
-            mask_parts=segments.mask_parts[layout, :, number],
-            context_parts=segments.context_parts[layout, :, number],
-            mask=segments.mask[layout, number],
-            context=segments.context[layout, number],
+            mask_parts=find_present(segments.mask_parts[layout, :, number]),
+            context_parts=find_present(segments.context_parts[layout, :, number]),
+            mask=find_present(cut_blocks(segments.mask[layout, number])),
+            context=find_present(cut_blocks(segments.context[layout, number])),
         )
         found = _search_group(rows, queries, segments.labels, exclude, candidates)
         return jax.tree.map(lambda all_, new: all_.at[some].set(new, mode="drop"), best, found)
@@ -89,7 +99,7 @@ def search_share(
 def _search_group(
     rows: Rows,
     queries: Query,
-    labels: UInt32[Array, "B bits words"],
+    labels: UInt32[Array, "B blocks bits lanes"],
     exclude: Bool[Array, "B P"] | None,
     candidates: int,
 ) -> Best:

@@ -1,5 +1,6 @@
 """Masks as packed bits: cell i is bit i % 32, counted from the lowest, of word i // 32."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,9 +17,13 @@ def pack_bits(mask: Bool[Array, "*B M"]) -> UInt32[Array, "*B words"]:
     cells = mask.shape[-1]
     words = -(-cells // WORD_BITS)
     padding = [(0, 0)] * (mask.ndim - 1) + [(0, words * WORD_BITS - cells)]
-    bits = jnp.pad(mask, padding).reshape(*mask.shape[:-1], words, WORD_BITS)
+    cells = jnp.pad(mask, padding).astype(jnp.uint8)
+    fours = jax.lax.bitcast_convert_type(cells.reshape(*mask.shape[:-1], words, 8, 4), jnp.uint32)
+    # Four bytes of 0 or 1 at once: the product has them side by side, from bit 24 on.
+    fours = ((fours * jnp.uint32(0x01020408)) >> 24) & jnp.uint32(0xF)
     # The bits of a word are different powers of two, so their sum is their union.
-    return jnp.sum(bits.astype(jnp.uint32) << _bit_positions(), axis=-1, dtype=jnp.uint32)
+    place = jnp.arange(0, WORD_BITS, 4, dtype=jnp.uint32)
+    return jnp.sum(fours << place, axis=-1, dtype=jnp.uint32)
 
 
 def pack_bits_numpy(mask: Bool[np.ndarray, "*B M"]) -> UInt32[np.ndarray, "*B words"]:
@@ -70,5 +75,15 @@ def find_bit(words: UInt32[Array, "*B"], rank: Int[Array, "*B"]) -> Int[Array, "
     return place
 
 
-def _bit_positions() -> UInt32[Array, "32"]:
-    return jnp.arange(WORD_BITS, dtype=jnp.uint32)
+def list_true(there: Bool[Array, "Q n"]) -> tuple[Int[Array, "Q n"], Int[Array, "Q"]]:
+    """Where each query has true, in order, and how often; after these, some place up to n."""
+    words = pack_bits(there)
+    inside = jax.lax.population_count(words).astype(jnp.int32)
+    end = jnp.cumsum(inside, axis=1, dtype=jnp.int32)
+    rank = jnp.arange(there.shape[1], dtype=jnp.int32)
+    # An entry's word is the number of words that end before it.
+    word = jnp.sum(end[:, :, None] <= rank, axis=1, dtype=jnp.int32)
+    word = jnp.minimum(word, words.shape[1] - 1)
+    pick = functools.partial(jnp.take_along_axis, indices=word, axis=1)
+    place = word * WORD_BITS + find_bit(pick(words), rank - pick(end - inside))
+    return place, end[:, -1]
