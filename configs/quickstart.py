@@ -2,7 +2,7 @@
 
 Command:   make demo; with your own photos (README.md) --config=configs/quickstart.py:FOLDER
 Hardware:  two CPU cores
-Time:      five to eight minutes, installation included
+Time:      six to ten minutes, installation included
 Expected:  runs/quickstart/report.json as in README.md, "First result";
            runs/quickstart/sheet.png with layout | canvas | photo | real
 """
