@@ -37,8 +37,9 @@ _FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (16, 48), 2
 # masks, rows' contexts; and the best rows of so many are found at once.
 _GROUP = 1024
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 96, 48, 32
-# Queries, tiles and pairs looked at in one go: what is made of them fits a core's cache.
-_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 1024, 1024
+# Queries, tiles and pairs looked at in one go: what is made of them fits a cache, and is enough to
+# keep two cores busy.
+_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 2048, 4096
 
 
 @struct.dataclass
