@@ -48,6 +48,7 @@ from sims_jax.progress import progress
 from sims_jax.types import BankSpec
 
 REPEATS = 7
+WARM = 3  # calls before each timed one
 CANDIDATES = 10
 MAX_SEGMENTS = 64
 MIN_AREA_FRAC = 0.0006
@@ -199,7 +200,7 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         f"usearch, {threads} threads": lambda: ask_usearch(per_class, threads),
         "usearch, 1 thread": lambda: ask_usearch(per_class, 1),
     }
-    ms = time_in_turn(calls, REPEATS)
+    ms = time_in_turn(calls, REPEATS, WARM)
     slow = [(own[:SLOW_ROWS], asked[:SLOW_QUERIES]) for own, asked in per_class]
     slow_pairs = sum(len(own) * len(asked) for own, asked in slow)
     unpacked = [tuple(map(unpack, part)) for part in slow]
