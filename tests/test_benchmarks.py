@@ -40,11 +40,18 @@ def test_a_call_beyond_its_budget_has_fewer_rounds(monkeypatch):
         made.append(seconds)
         return seconds
 
-    monkeypatch.setattr(timing, "time_once", lambda call: call())
+    monkeypatch.setattr(timing, "time_once", lambda call, warm: call())
     calls = {seconds: lambda s=seconds: take(s) for seconds in (1.0, 15.0, 40.0)}
     found = timing.repeat_in_turn(calls, rounds=5, budget_s=60.0)
     assert {seconds: len(ms) for seconds, ms in found.items()} == {1.0: 5, 15.0: 3, 40.0: 1}
     assert found[15.0] == [15e3] * 3 and made[:6] == [1.0, 15.0, 40.0] * 2
+
+
+def test_calls_before_a_timed_one_are_its_own(monkeypatch):
+    made = []
+    calls = {name: lambda n=name: made.append(n) for name in "ab"}
+    timing.time_in_turn(calls, rounds=1, warm=2)
+    assert "".join(made) == "aaabbb" * 2
 
 
 def test_spade_is_the_published_generator():

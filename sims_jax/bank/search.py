@@ -39,7 +39,7 @@ _GROUP = 1024
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 96, 48, 32
 # Queries, tiles and pairs looked at in one go: what is made of them fits a cache, and is enough to
 # keep two cores busy.
-_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 2048, 4096
+_QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 2048, 2048
 
 
 @struct.dataclass
