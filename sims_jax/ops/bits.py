@@ -1,7 +1,6 @@
 """Masks as packed bits: cell i is bit i % 32, counted from the lowest, of word i // 32."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -43,23 +42,17 @@ def read_bits(
 
 
 def count_bits(words: UInt32[Array, "*B words"]) -> Int[Array, "*B"]:
-    """Number of cells set, int32."""
+    """Number of cells set, int32.
+
+    LANES words side by side, unrolled: it compiles to one loop that keeps no word in memory, where
+    a plain sum would keep all their counts.
+    """
     missing = -words.shape[-1] % LANES
     words = jnp.pad(words, [(0, 0)] * (words.ndim - 1) + [(0, missing)])
     words = words.reshape(*words.shape[:-1], -1, LANES)
-    return count_bits_of(lambda index: words[..., index, :], words.shape[-2])
-
-
-def count_bits_of(
-    lanes: Callable[[int], UInt32[Array, "*B LANES"]], count: int
-) -> Int[Array, "*B"]:
-    """Number of cells set in words given LANES at a time, as `lanes(0)` to `lanes(count - 1)`.
-
-    It compiles to one loop that keeps no word in memory; a plain sum would keep all their counts.
-    """
-    total = jax.lax.population_count(lanes(0))
-    for index in range(1, count):
-        total += jax.lax.population_count(lanes(index))
+    total = jax.lax.population_count(words[..., 0, :])
+    for index in range(1, words.shape[-2]):
+        total += jax.lax.population_count(words[..., index, :])
     return jnp.sum(total.astype(jnp.int32), axis=-1, dtype=jnp.int32)
 
 
