@@ -48,7 +48,7 @@ from sims_jax.progress import progress
 from sims_jax.types import BankSpec
 
 REPEATS = 7
-WARM = 3  # calls before each timed one
+WARM = 3  # calls of its own before each timed one; *_cold: none, so right after another's
 CANDIDATES = 10
 MAX_SEGMENTS = 64
 MIN_AREA_FRAC = 0.0006
@@ -201,6 +201,7 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         "usearch, 1 thread": lambda: ask_usearch(per_class, 1),
     }
     ms = time_in_turn(calls, REPEATS, WARM)
+    cold = time_in_turn(calls, REPEATS)
     slow = [(own[:SLOW_ROWS], asked[:SLOW_QUERIES]) for own, asked in per_class]
     slow_pairs = sum(len(own) * len(asked) for own, asked in slow)
     unpacked = [tuple(map(unpack, part)) for part in slow]
@@ -221,6 +222,8 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         "ours_pairs_per_s": ours,
         "peers": peers,
         "ratio_best_peer": ours / max(peers.values()),
+        "ratio_best_peer_cold": min(x for name, x in cold.items() if name.startswith("usearch"))
+        / cold["ours"],
         "ratio_numpy": ours / peers["numpy bitwise_count"],
         "mismatches": count_mismatches(store, queries, segments, jax.device_get(best), CANDIDATES),
         "bytes_per_row": sum(x.nbytes for x in jax.tree.leaves(rows)) / len(store.row_photo),

@@ -53,7 +53,7 @@ TRAIN = TrainConfig(
     accumulation=1,
     save_minutes=0.0,
 )
-BALANCE = 0.5  # a class counts as its share of the pixels to minus this: else few read thin things
+BALANCE = 0.5  # a pixel weighs its class's share of all to minus this, or poles are not learned
 # Augmentation: sides of crops; gains, gammas and single channels' gains, or their inverses; noise;
 # the share of the examples that is blurred.
 CROP = (0.5, 1.0)
