@@ -33,15 +33,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from benchmarks.retrieval import (
-    CANDIDATES,
-    MAX_SEGMENTS,
-    MIN_AREA_FRAC,
-    NUM_SCENES,
-    TWIN_EVERY,
-    draw_crops,
-    parse_size,
-)
+from benchmarks.crops import MAX_SEGMENTS, MIN_AREA_FRAC, NUM_SCENES, TWIN_EVERY, draw_crops
+from benchmarks.retrieval import CANDIDATES, parse_size
 from sims_jax.atomic import write_json
 from sims_jax.bank.blocks import BLOCK_PHOTOS, open_blocks
 from sims_jax.bank.build import build_bank_together

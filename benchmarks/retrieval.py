@@ -25,15 +25,23 @@ import json
 import os
 import pathlib
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from usearch.index import MetricKind
 from usearch.index import search as usearch_exact
 
+from benchmarks.crops import (
+    MAX_SEGMENTS,
+    MIN_AREA_FRAC,
+    NUM_SCENES,
+    crop,
+    draw_layouts,
+    make_store,
+    read_ids,
+)
 from benchmarks.retrieval_twin import count_mismatches, pack
 from benchmarks.timing import time_in_turn
 from sims_jax import labels as label_spaces
@@ -41,21 +49,13 @@ from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import BATCH as DONOR_BATCH
 from sims_jax.bank.match import match, search
 from sims_jax.bank.segments import split_layout
-from sims_jax.bank.store import Store, sort_rows
-from sims_jax.data.scenes import draw_scene
-from sims_jax.labels import VOID, LabelSpace
-from sims_jax.progress import progress
+from sims_jax.bank.store import Store
+from sims_jax.labels import LabelSpace
 from sims_jax.types import BankSpec
 
 REPEATS = 7
 WARM = 3  # calls of its own before each timed one; *_cold: none, so right after another's
 CANDIDATES = 10
-MAX_SEGMENTS = 64
-MIN_AREA_FRAC = 0.0006
-NUM_SCENES = 150
-CROP = (0.6, 1.0)  # of the frame's sides
-TWIN_EVERY = 50  # photos: so often one is a copy of an earlier one
-SPLIT_BATCH = 64
 SLOW_ROWS, SLOW_QUERIES = 4096, 16
 
 
@@ -95,88 +95,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-# --- the bank -------------------------------------------------------------------------------
-
-
 def read_sources(arguments, label_space: LabelSpace) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Layouts for the bank, and for the queries."""
     if arguments.layouts is None:
-        size = tuple(2 * side for side in arguments.grid)
-        draw = lambda split, count: [  # noqa: E731
-            draw_scene(0, index, split, size)["layout"] for index in range(count)
-        ]
-        return draw("train", NUM_SCENES), draw("val", arguments.queries)
+        grid = arguments.grid
+        return draw_layouts("train", NUM_SCENES, grid), draw_layouts("val", arguments.queries, grid)
     return tuple(
         [read_ids(path, label_space) for path in sorted(folder.glob("*.png"))]
         for folder in (arguments.layouts, arguments.query_layouts)
     )
-
-
-def read_ids(path: pathlib.Path, label_space: LabelSpace) -> UInt8[np.ndarray, "H W"]:
-    ids = np.asarray(Image.open(path))
-    return np.where(ids < label_space.num_classes, ids, VOID).astype(np.uint8)
-
-
-def crop(
-    layout: UInt8[np.ndarray, "H W"], least: float, size: tuple[int, int], rng: np.random.Generator
-) -> UInt8[np.ndarray, "h w"]:
-    """A part of a layout, of at least `least` of its sides, resampled nearest to `size`."""
-    sides = [int(side * rng.uniform(least, 1.0)) for side in layout.shape]
-    starts = [rng.integers(full - side + 1) for full, side in zip(layout.shape, sides, strict=True)]
-    rows, columns = (
-        start + (2 * np.arange(new) + 1) * side // (2 * new)
-        for start, side, new in zip(starts, sides, size, strict=True)
-    )
-    return layout[np.ix_(rows, columns)]
-
-
-def make_store(
-    sources: list[np.ndarray], segments: int, spec: BankSpec, rng: np.random.Generator
-) -> Store:
-    """A bank of at least so many rows; its photos are black, for nobody looks at them."""
-    split = jax.jit(split_layout, static_argnames="spec")
-    layouts, components, geometry = [], [], []
-    rows = photos = 0
-    with progress("bank: rows", segments) as bar:
-        while rows < segments:
-            batch = np.stack(list(draw_crops(sources, SPLIT_BATCH, spec.grid, rng)))
-            found = jax.device_get(split(batch, spec=spec))
-            photo, component = np.nonzero(found.class_id >= 0)
-            box = found.box_yx[photo, component]
-            columns = photo + photos, component, found.class_id[photo, component]
-            area = found.area_px[photo, component]
-            geometry.append(np.column_stack([*columns, area, box]).astype(np.int32))
-            layouts.append(batch)
-            components.append(found.component.astype(np.int16))
-            rows, photos = rows + len(photo), photos + len(batch)
-            bar.update(len(photo))
-    geometry = np.concatenate(geometry)
-    layout = np.concatenate(layouts)
-    return Store(
-        folder=pathlib.Path("memory"),
-        spec=spec,
-        digest="",
-        ids=tuple(map(str, range(photos))),
-        videos=tuple(map(str, range(photos))),
-        frames=np.zeros(photos, np.int32),
-        photo=np.broadcast_to(np.zeros(3, np.uint8), (*layout.shape, 3)),
-        layout=layout,
-        component=np.concatenate(components),
-        instances=None,
-        depth=None,
-        coarse=None,
-        **sort_rows(geometry, np.zeros((len(geometry), 13), np.float32), photos, spec),
-    )
-
-
-def draw_crops(
-    sources: list[np.ndarray], count: int, size: tuple[int, int], rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    for index in range(count):
-        if index % TWIN_EVERY != TWIN_EVERY - 1:
-            layout = crop(sources[rng.integers(len(sources))], CROP[0], size, rng)
-            layout = layout[:, ::-1] if rng.random() < 0.5 else layout
-        yield layout
 
 
 # --- what is measured -----------------------------------------------------------------------

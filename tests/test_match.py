@@ -234,6 +234,16 @@ def test_many_rounds_equal_one(crowd, monkeypatch):
     assert_equals_twin(rows, rounds(rows, queries), twin)
 
 
+def test_an_accelerators_way_equals_a_cpus(crowd, monkeypatch):
+    spec, photos, queries, twin = crowd
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *arguments, cpu, default: default(*arguments)
+    )
+    rows = bank_of(photos, spec).rows
+    accelerated = jax.jit(lambda rows, queries: match(rows, queries, candidates=7))
+    assert_equals_twin(rows, accelerated(rows, queries), twin)
+
+
 @pytest.mark.parametrize("devices", [1, 3])
 def test_a_first_floor_rules_rows_out(crowd, monkeypatch, devices):
     """Few tiles looked at first, photos excluded, on shares without some classes, too."""

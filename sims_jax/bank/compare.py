@@ -152,8 +152,9 @@ def _add_up(
 ) -> Array:
     """Adds to `total` what is `common` in each place where queries have something.
 
-    `common` is given places and what queries have there, `gather` sums of it. Unrolled, or it
-    would not be vectorised.
+    `common` is given places and what queries have there, `gather` sums of it. On a CPU it goes on
+    for as long as there is something, unrolled, or it would not be vectorised; elsewhere all places
+    are looked at side by side.
     """
 
     def step(index: Array, total: Array) -> Array:
@@ -162,7 +163,15 @@ def _add_up(
         some = [common(place[:, i], value[:, i]) for i in range(_STEP)]
         return total + gather(functools.reduce(jnp.add, some))
 
-    return jax.lax.fori_loop(0, (own.number[query].max() + _STEP - 1) // _STEP, step, total)
+    def in_steps(total: Array) -> Array:
+        steps = (own.number[query].max() + _STEP - 1) // _STEP
+        return jax.lax.fori_loop(0, steps, step, total)
+
+    def at_once(total: Array) -> Array:
+        all_ = jax.vmap(common, 1)(_take(own.place, query), _take(own.value, query))
+        return total + gather(all_.sum(axis=0, dtype=all_.dtype))
+
+    return jax.lax.platform_dependent(total, cpu=in_steps, default=at_once)
 
 
 def _count(words: UInt32[Array, "n lanes"]) -> Int[Array, "n"]:

@@ -37,9 +37,10 @@ _FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (16, 48), 2
 # masks, rows' contexts; and the best rows of so many are found at once.
 _GROUP = 1024
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 96, 48, 32
-# Queries, tiles and pairs looked at in one go: what is made of them fits a cache, and is enough to
-# keep two cores busy.
+# Queries, tiles and pairs looked at in one go: on a CPU what is made of them fits a cache, and is
+# enough to keep two cores busy. An accelerator takes so many times as many.
 _QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 2048, 2048
+_ACCELERATED = 64
 
 
 @struct.dataclass
@@ -300,6 +301,20 @@ def _in_pieces(
     *pairs: Int[Array, "n"],
 ) -> tuple[Array, ...]:
     """`function` of the first `count` of n pairs, a piece at a time; zeros for the others."""
+    return jax.lax.platform_dependent(
+        count,
+        *pairs,
+        cpu=functools.partial(_in_pieces_of, piece, function),
+        default=functools.partial(_in_pieces_of, _ACCELERATED * piece, function),
+    )
+
+
+def _in_pieces_of(
+    piece: int,
+    function: Callable[..., tuple[Array, ...]],
+    count: Int[Array, ""],
+    *pairs: Int[Array, "n"],
+) -> tuple[Array, ...]:
     size = pairs[0].size
     piece = min(piece, size)
     pieces = [jnp.pad(x, (0, -size % piece)).reshape(-1, piece) for x in pairs]

@@ -7,6 +7,7 @@ before the stream is divided among processes.
 While a step runs, the next batch is put on the devices (`Feed`).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import grain
 import jax
 import numpy as np
 
-READ_THREADS = 2
+READ_THREADS = min(os.cpu_count() or 1, 16)  # with more, batches are no sooner there
 READ_AHEAD = 4  # batches
 
 

@@ -121,12 +121,17 @@ def _compile(stage: str, task: Task, config: TrainConfig) -> StageCost:
     batch = next(iterate_batches(task, seed=0, batch_size=config.batch_size, first_step=0))
     began = time.monotonic()
     compiled = step.lower(state, *shard_batch(batch, jax.local_devices())).compile()
-    memory = compiled.memory_analysis()
-    size = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return StageCost(
         stage=stage,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         flops=compiled.cost_analysis()["flops"] * config.accumulation,
-        peak_bytes=size - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
+        peak_bytes=peak_bytes(compiled),
         compile_s=time.monotonic() - began,
     )
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Of a device's memory, while a compiled program runs, by the compiler's own figures."""
+    memory = compiled.memory_analysis()
+    size = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return size - memory.alias_size_in_bytes + memory.temp_size_in_bytes
