@@ -1,10 +1,12 @@
 """Regions of label maps: connected components, 8-connected, under jit.
 
 A component is known by its root, the raster index y * W + x of its first pixel; pixels of no
-component carry H * W. Every pixel points to a neighbour before it, and pointer jumping takes this
-forest to its roots in the logarithm of H + W rounds. Where two of its trees meet is known from a
-pixel's neighbours alone and is rare: these few pairs are gathered and joined by hooking tops under
-smaller ones, again in a logarithm of rounds, so that a serpentine is no harder than a street.
+component carry H * W. Every pixel points to where its run of equal pixels begins, above or else to
+the left, or to a neighbour in the row above, and pointer jumping takes this forest to its roots: in
+the logarithm of H + W rounds at most, in few where runs are long. Where two of its trees meet is
+known from a pixel's neighbours alone and is rare: these few pairs are gathered and joined by
+hooking tops under smaller ones, again in a logarithm of rounds, so that a serpentine is no harder
+than a street.
 
 Source: Wu, Otoo and Suzuki, "Optimizing two-pass connected-component labeling algorithms", 2009
 (which neighbours can be of two trees); Zhang, Azad and Hu, "FastSV", 2020 (the hooking).
@@ -21,6 +23,8 @@ from sims_jax.ops.bits import WORD_BITS, pack_bits
 # Pairs joined at once: at 256 x 512 pixels no CamVid layout has more, and joining so many takes
 # about as long as a few passes over the pixels.
 _BATCH = 1024
+_JUMPS = 3  # in a row: to see whether anything has changed takes about as long as a jump
+_CHUNK_WORDS = 8  # of a chunk, in which runs are followed at once: work grows with their number
 _LANES = 4  # separate copies of a table, so that a write need not wait for the one before
 # Odd multipliers of 32-bit integer hashing (Murmur3's finalizer and the golden ratio); any odd
 # numbers give a right answer, these spread the keys so that few rounds are needed.
@@ -53,13 +57,18 @@ def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) ->
         for step in ((0, -1), (-1, -1), (-1, 0), (-1, 1))
     )
     back = jnp.where(up_right, width - 1, 0)
-    for link, pixels in ((left, 1), (up_left, width + 1), (up, width)):
-        back = jnp.where(link, pixels, back)
+    back = jnp.where(up_left, width + 1, back)
+    back = jnp.where(left, _run_back(left[:, :, None])[:, :, 0], back)
+    back = jnp.where(up, _run_back(up[None])[0] * width, back)
     parent = jnp.arange(count, dtype=jnp.int32).reshape(height, width) - back
-    # A path goes up less than H times, each time right by one column at most, and else left:
-    # it is shorter than W + 2 H.
-    jumps = math.ceil(math.log2(width + 2 * height))
-    root = jax.lax.fori_loop(0, jumps, lambda _, node: _read(node, node), parent)
+
+    def jump(state):
+        node, _ = state
+        for _ in range(_JUMPS):
+            before, node = node, _read(node, node)
+        return node, jnp.any(node != before)
+
+    root, _ = jax.lax.while_loop(lambda state: state[1], jump, (parent, jnp.bool_(True)))
     # Left, upper left and upper one are neighbours of each other, as are upper and upper right
     # one: only here can a pixel be what two trees have in common.
     meets = up_right & ~up & (up_left | left)
@@ -183,6 +192,32 @@ def _shift(padded: Array, step: tuple[int, int]) -> Array:
     dy, dx = step
     height, width = padded.shape
     return padded[1 + dy : height - 1 + dy, 1 + dx : width - 1 + dx]
+
+
+def _run_back(linked: Bool[Array, "A N B"]) -> Int[Array, "A N B"]:
+    """How far before each pixel its run begins: pixels along N linked each to the one before.
+
+    Where that is before the pixel's chunk of a few words, how far the chunk's last predecessor is:
+    it belongs to the run. In a word of bits the last run begins at the highest bit that is set.
+    """
+    length, behind = linked.shape[1:]
+    chunks = math.ceil(length / (_CHUNK_WORDS * WORD_BITS))
+    words = math.ceil(length / (chunks * WORD_BITS))
+    padding = (0, 0), (0, chunks * words * WORD_BITS - length), (0, 0)
+    begins = jnp.pad(~linked, padding).reshape(-1, words, WORD_BITS, behind)
+    bit = jnp.arange(WORD_BITS, dtype=jnp.uint32)[:, None]
+    packed = jnp.sum(begins.astype(jnp.uint32) << bit, axis=2, dtype=jnp.uint32)
+    place = jnp.arange(words * WORD_BITS, dtype=jnp.int32).reshape(words, WORD_BITS, 1)
+    last = jnp.where(packed > 0, place[:, -1] - _leading_zeros(packed), -1)
+    earlier = jnp.tri(words, k=-1, dtype=bool)[:, :, None]
+    before = jnp.max(jnp.where(earlier, last[:, None], -1), axis=2)
+    up_to_bit = packed[:, :, None] << (WORD_BITS - 1 - bit)
+    begin = jnp.where(up_to_bit > 0, place - _leading_zeros(up_to_bit), before[:, :, None])
+    return (place - begin).reshape(len(linked), -1, behind)[:, :length]
+
+
+def _leading_zeros(words: UInt32[Array, "*S"]) -> Int[Array, "*S"]:
+    return jax.lax.clz(words).astype(jnp.int32)
 
 
 def _read(table: Array, index: Int[Array, "*S"]) -> Array:
