@@ -73,15 +73,21 @@ def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) ->
     # one: only here can a pixel be what two trees have in common.
     meets = up_right & ~up & (up_left | left)
 
+    def find_apart(root):
+        differs = root[1:, :-1] != root[:-1, 1:]
+        return meets & jnp.pad(differs, ((1, 0), (0, 1)))
+
+    # What is apart is found a batch ahead: XLA is slow where it packs bits as it computes them.
     def join_some(state):
-        root, _ = state
-        differs = jnp.pad(root[1:, :-1] != root[:-1, 1:], ((1, 0), (0, 1)))
-        pixel, found = _find((meets & differs).reshape(-1), _BATCH)
+        root, apart, _ = state
+        pixel, found = _find(apart.reshape(-1), _BATCH)
         upper_right = jnp.where(pixel < count, pixel - (width - 1), pixel)
         joined = _join_pairs(root.reshape(-1), _read(root, pixel), _read(root, upper_right))
-        return _read(joined, root), found > _BATCH
+        root = _read(joined, root)
+        return root, find_apart(root), found > _BATCH
 
-    root, _ = jax.lax.while_loop(lambda state: state[1], join_some, (root, jnp.bool_(True)))
+    state = (root, find_apart(root), jnp.bool_(True))
+    root, _, _ = jax.lax.while_loop(lambda state: state[2], join_some, state)
     return jnp.where(mask, root, jnp.int32(count))
 
 
