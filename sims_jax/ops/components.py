@@ -1,10 +1,12 @@
 """Regions of label maps: connected components, 8-connected, under jit.
 
 A component is known by its root, the raster index y * W + x of its first pixel; pixels of no
-component carry H * W. Every pixel points to a neighbour before it, and pointer jumping takes this
-forest to its roots in the logarithm of H + W rounds. Where two of its trees meet is known from a
-pixel's neighbours alone and is rare: these few pairs are gathered and joined by hooking tops under
-smaller ones, again in a logarithm of rounds, so that a serpentine is no harder than a street.
+component carry H * W. Every pixel points to where its run of equal pixels begins, above or else to
+the left, or to a neighbour in the row above, and pointer jumping takes this forest to its roots: in
+the logarithm of H + W rounds at most, in few where runs are long. Where two of its trees meet is
+known from a pixel's neighbours alone and is rare: these few pairs are gathered and joined by
+hooking tops under smaller ones, again in a logarithm of rounds, so that a serpentine is no harder
+than a street.
 
 Source: Wu, Otoo and Suzuki, "Optimizing two-pass connected-component labeling algorithms", 2009
 (which neighbours can be of two trees); Zhang, Azad and Hu, "FastSV", 2020 (the hooking).
@@ -19,8 +21,10 @@ from jaxtyping import Array, Bool, Int, Integer, UInt32
 from sims_jax.ops.bits import WORD_BITS, pack_bits
 
 # Pairs joined at once: at 256 x 512 pixels no CamVid layout has more, and joining so many takes
-# about as long as one pass over the pixels.
+# about as long as a few passes over the pixels.
 _BATCH = 1024
+_JUMPS = 3  # in a row: to see whether anything has changed takes about as long as a jump
+_CHUNK_WORDS = 8  # of a chunk, in which runs are followed at once: work grows with their number
 _LANES = 4  # separate copies of a table, so that a write need not wait for the one before
 # Odd multipliers of 32-bit integer hashing (Murmur3's finalizer and the golden ratio); any odd
 # numbers give a right answer, these spread the keys so that few rounds are needed.
@@ -53,13 +57,18 @@ def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) ->
         for step in ((0, -1), (-1, -1), (-1, 0), (-1, 1))
     )
     back = jnp.where(up_right, width - 1, 0)
-    for link, pixels in ((left, 1), (up_left, width + 1), (up, width)):
-        back = jnp.where(link, pixels, back)
+    back = jnp.where(up_left, width + 1, back)
+    back = jnp.where(left, _run_back(left[:, :, None])[:, :, 0], back)
+    back = jnp.where(up, _run_back(up[None])[0] * width, back)
     parent = jnp.arange(count, dtype=jnp.int32).reshape(height, width) - back
-    # A path goes up less than H times, each time right by one column at most, and else left:
-    # it is shorter than W + 2 H.
-    jumps = math.ceil(math.log2(width + 2 * height))
-    root = jax.lax.fori_loop(0, jumps, lambda _, node: node.reshape(-1)[node], parent)
+
+    def jump(state):
+        node, _ = state
+        for _ in range(_JUMPS):
+            before, node = node, _read(node, node)
+        return node, jnp.any(node != before)
+
+    root, _ = jax.lax.while_loop(lambda state: state[1], jump, (parent, jnp.bool_(True)))
     # Left, upper left and upper one are neighbours of each other, as are upper and upper right
     # one: only here can a pixel be what two trees have in common.
     meets = up_right & ~up & (up_left | left)
@@ -68,16 +77,17 @@ def label_components(values: Integer[Array, "H W"], mask: Bool[Array, "H W"]) ->
         differs = root[1:, :-1] != root[:-1, 1:]
         return meets & jnp.pad(differs, ((1, 0), (0, 1)))
 
+    # What is apart is found a batch ahead: XLA is slow where it packs bits as it computes them.
     def join_some(state):
-        root, apart = state
-        pixel = _find(apart.reshape(-1), _BATCH)
+        root, apart, _ = state
+        pixel, found = _find(apart.reshape(-1), _BATCH)
         upper_right = jnp.where(pixel < count, pixel - (width - 1), pixel)
-        nodes = root.reshape(-1)
-        root = _join_pairs(nodes, nodes[pixel], nodes[upper_right])[root]
-        return root, find_apart(root)
+        joined = _join_pairs(root.reshape(-1), _read(root, pixel), _read(root, upper_right))
+        root = _read(joined, root)
+        return root, find_apart(root), found > _BATCH
 
-    state = (root, find_apart(root))
-    root, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), join_some, state)
+    state = (root, find_apart(root), jnp.bool_(True))
+    root, _, _ = jax.lax.while_loop(lambda state: state[2], join_some, state)
     return jnp.where(mask, root, jnp.int32(count))
 
 
@@ -115,12 +125,13 @@ def join_across(
         return _join_pairs(jnp.arange(count + 1, dtype=jnp.int32), member, member[first])
 
     # Unlike pairs, contacts are joined all at once, as any two may be of one bridge and kind.
+    some, found = _find(contact, _BATCH)
     parent = jax.lax.cond(
-        jnp.sum(contact, dtype=jnp.int32) <= _BATCH,
-        lambda: join(_find(contact, _BATCH)),
+        found <= _BATCH,
+        lambda: join(some),
         lambda: join(jnp.where(contact, jnp.arange(contact.size, dtype=jnp.int32), contact.size)),
     )
-    return parent[roots]
+    return _read(parent, roots)
 
 
 def rank_components(
@@ -144,9 +155,11 @@ def rank_components(
     count = roots.size
     if count > _MAX_PIXELS:
         raise ValueError(f"the frame has {count} pixels, expected at most {_MAX_PIXELS}")
-    area = jnp.zeros(count + 1, jnp.int32).at[roots.reshape(-1)].add(1)[:count]
+    # Unsigned, so that XLA need not look for negative indices; H * W is dropped.
+    index = roots.reshape(-1).astype(jnp.uint32)
+    area = jnp.zeros(count, jnp.int32).at[index].add(1, mode="drop")
     eligible = (area >= min_area_px) & (area > 0)
-    found = jnp.sum(eligible, dtype=jnp.int32)
+    first, found = _find(eligible, max_components)
 
     def find_largest():
         # XLA's fast top_k is the one for float32, exact for areas up to _MAX_PIXELS.
@@ -154,15 +167,13 @@ def rank_components(
         root = jax.lax.top_k(rank_by, min(max_components, count))[1]
         return jnp.sort(jnp.pad(root, (0, max_components - root.size), constant_values=count))
 
-    first = jax.lax.cond(
-        found > max_components, find_largest, lambda: _find(eligible, max_components)
-    )
+    first = jax.lax.cond(found > max_components, find_largest, lambda: first)
     kept = first < count
     number = jnp.where(kept, jnp.arange(max_components, dtype=jnp.int32), -1)
     # Unused numbers write -1 where background pixels look, at index `count`.
     table = jnp.full(count + 1, -1, jnp.int32).at[first].set(number)
     area_px = jnp.where(kept, area[jnp.minimum(first, count - 1)], 0)
-    return table[roots], area_px, first, jnp.maximum(found - max_components, 0)
+    return _read(table, roots), area_px, first, jnp.maximum(found - max_components, 0)
 
 
 def component_boxes(index_map: Int[Array, "H W"], num_components: int) -> Int[Array, "N 4"]:
@@ -189,8 +200,43 @@ def _shift(padded: Array, step: tuple[int, int]) -> Array:
     return padded[1 + dy : height - 1 + dy, 1 + dx : width - 1 + dx]
 
 
-def _find(chosen: Bool[Array, "M"], size: int) -> Int[Array, "{size}"]:
-    """Positions of the first `size` true entries; M where there are fewer.
+def _run_back(linked: Bool[Array, "A N B"]) -> Int[Array, "A N B"]:
+    """How far before each pixel its run begins: pixels along N linked each to the one before.
+
+    Where that is before the pixel's chunk of a few words, how far the chunk's last predecessor is:
+    it belongs to the run. In a word of bits the last run begins at the highest bit that is set.
+    """
+    length, behind = linked.shape[1:]
+    chunks = math.ceil(length / (_CHUNK_WORDS * WORD_BITS))
+    words = math.ceil(length / (chunks * WORD_BITS))
+    padding = (0, 0), (0, chunks * words * WORD_BITS - length), (0, 0)
+    begins = jnp.pad(~linked, padding).reshape(-1, words, WORD_BITS, behind)
+    bit = jnp.arange(WORD_BITS, dtype=jnp.uint32)[:, None]
+    packed = jnp.sum(begins.astype(jnp.uint32) << bit, axis=2, dtype=jnp.uint32)
+    place = jnp.arange(words * WORD_BITS, dtype=jnp.int32).reshape(words, WORD_BITS, 1)
+    last = jnp.where(packed > 0, place[:, -1] - _leading_zeros(packed), -1)
+    earlier = jnp.tri(words, k=-1, dtype=bool)[:, :, None]
+    before = jnp.max(jnp.where(earlier, last[:, None], -1), axis=2)
+    up_to_bit = packed[:, :, None] << (WORD_BITS - 1 - bit)
+    begin = jnp.where(up_to_bit > 0, place - _leading_zeros(up_to_bit), before[:, :, None])
+    return (place - begin).reshape(len(linked), -1, behind)[:, :length]
+
+
+def _leading_zeros(words: UInt32[Array, "*S"]) -> Int[Array, "*S"]:
+    return jax.lax.clz(words).astype(jnp.int32)
+
+
+def _read(table: Array, index: Int[Array, "*S"]) -> Array:
+    """Entries of a table by raster index; indices beyond it read the last.
+
+    Unlike `table[index]` it does not look for negative indices: that would take two thirds longer
+    on a CPU.
+    """
+    return jnp.take(table.reshape(-1), index, mode="clip")
+
+
+def _find(chosen: Bool[Array, "M"], size: int) -> tuple[Int[Array, "{size}"], Int[Array, ""]]:
+    """Positions of the first `size` true entries, M where there are fewer; how many there are.
 
     XLA is slow at the running sum that this takes, so it runs over words of bits.
     """
@@ -203,7 +249,7 @@ def _find(chosen: Bool[Array, "M"], size: int) -> Int[Array, "{size}"]:
     up_to_bit = (jnp.uint32(2) << jnp.arange(WORD_BITS, dtype=jnp.uint32)) - jnp.uint32(1)
     passed = (through[at] - _count_bits(word))[:, None] + _count_bits(word[:, None] & up_to_bit)
     bit = jnp.sum(passed <= nth[:, None], axis=1, dtype=jnp.int32)
-    return jnp.where(at < words.size, at * WORD_BITS + bit, chosen.size)
+    return jnp.where(at < words.size, at * WORD_BITS + bit, chosen.size), through[-1]
 
 
 def _count_bits(words: UInt32[Array, "*S"]) -> Int[Array, "*S"]:
@@ -240,7 +286,8 @@ def _join_pairs(parent: Int[Array, "T"], a: Int[Array, "M"], b: Int[Array, "M"])
         parent, _ = state
         above = parent[nodes]
         one, other = jnp.split(above, 2)
-        lowest = jnp.tile(parent[jnp.minimum(one, other)], 2)
+        # The second step up costs less than the rounds it saves.
+        lowest = jnp.tile(parent[parent[jnp.minimum(one, other)]], 2)
         # This may cut a node from what it was hooked under; the pair that hooked it, which agrees
         # at the end like all pairs, brings them together again.
         hooked = parent.at[above].min(lowest, mode="promise_in_bounds")
