@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
-from sims_jax.training.termination import SIGTERM_STATUS, Terminated
+from sims_jax.training.termination import Terminated
 
 INPUT_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 128 + 13  # as a shell tells of what died of SIGPIPE
+INTERRUPTED_STATUS = 128 + 2  # of SIGINT
 PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
@@ -165,7 +166,7 @@ def _find_unknown_key(argv: list[str]) -> InputError | None:
 
 
 def exit_with_one_line(do: Callable[[], None]) -> None:
-    """Runs a command: a user's mistake becomes one line and status 2, SIGTERM one and 143."""
+    """Runs a command: what a user can mend becomes one line and a status, as README.md says."""
     try:
         do()
         sys.stdout.flush()
@@ -180,7 +181,11 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
         )
     except Terminated as stop:
         print(f"{stop}; the same command goes on from there", file=sys.stderr)
-        sys.exit(SIGTERM_STATUS)
+        sys.exit(stop.status)
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        print("stopped by Ctrl-C; what was saved is kept", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED_STATUS)  # XLA may be compiling, and does not survive an orderly exit
     except BrokenPipeError:  # as of `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE_STATUS)
@@ -191,10 +196,9 @@ def exit_with_one_line(do: Callable[[], None]) -> None:
             f"{where}{reason}; check the path, its permissions and the space on its disk"
         )
     except Exception as error:
-        lost = _lost_others(error)
-        if lost is None:
-            raise
-        _fail_with_others(lost)
+        if message := _lost_others(error) or _out_of_memory(error):
+            _fail_with_others(message)
+        raise
 
 
 def _lost_others(error: Exception) -> str | None:
@@ -204,6 +208,17 @@ def _lost_others(error: Exception) -> str | None:
     from sims_jax import processes
 
     return processes.lost_others(error)
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """What to say if it is memory that is missing: the host's, or XLA's on a device."""
+    if not isinstance(error, MemoryError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+        return None
+    reason = str(error).partition("\n")[0] or "MemoryError"
+    return (
+        f"memory: {reason}; in training lower batch_size or raise accumulation "
+        "(train.py --dry_run tells what a step takes), for photos take --photos=disk, --rows=stream"
+    )
 
 
 def _fail_with_others(message: str) -> None:

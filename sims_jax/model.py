@@ -164,11 +164,11 @@ class Model:
             raise InputError(
                 f"exclude: found {exclude!r}, expected a list of photo ids; put it in brackets"
             )
-        unknown = [photo for photo in exclude if photo not in self.photo_ids]
-        if unknown:
-            raise InputError(f"exclude: photo {unknown[0]!r} is not in the bank; check its id")
-        # An empty bank has one photo, of void.
-        excluded = np.array([photo in exclude for photo in self.photo_ids] or [False])
+        excluded = np.zeros(max(1, len(self.photo_ids)), bool)  # an empty bank has one, of void
+        for photo in exclude:
+            if photo not in self.photo_ids:
+                raise InputError(f"exclude: photo {photo!r} is not in the bank; check its id")
+            excluded[self.photo_ids.index(photo)] = True
         return np.broadcast_to(excluded, (batch, len(excluded)))
 
     def _light(self, reference: ArrayLike | os.PathLike) -> Light:

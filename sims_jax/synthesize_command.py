@@ -83,19 +83,22 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from sims_jax.atomic import write_json
     from sims_jax.labels import colorize
     from sims_jax.ops.sheet import contact_sheet, write_picture
+    from sims_jax.processes import describe_devices
     from sims_jax.progress import progress
 
     paths = _layouts(arguments.layout)
     instances = _partners(paths, arguments.instances)
-    _check_out(arguments.out, paths, instances, arguments.sheet)
+    earlier = _read_sources(arguments.out / SOURCES_FILE)
+    _check_out(arguments, paths, instances, earlier)
     reference, origin = _read_reference(arguments.reference)
+    describe_devices()  # or the platform that is asked for is missing
     model = sims_jax.load(arguments.workdir, photos=arguments.photos, rows=arguments.rows)
     # All files are read before the first photo is made: a bad one stops the whole, not the half.
     for pair in zip(paths, instances, strict=True):
         _read_pair(*pair, model.labels)
     names = [_photo_name(path) for path in paths]
     told = arguments.out / SOURCES_FILE
-    earlier, made, rows, alone = _read_sources(told), {}, [], collections.Counter()
+    made, rows, alone = {}, [], collections.Counter()
     print("synthesize: compiling", flush=True)
     bar = progress("synthesize", len(paths))
     try:
@@ -174,20 +177,26 @@ def _partners(
 
 
 def _check_out(
-    out: pathlib.Path,
+    arguments: argparse.Namespace,
     paths: list[pathlib.Path],
     instances: list[pathlib.Path | None],
-    sheet: bool,
+    earlier: dict[str, list[dict]],
 ) -> None:
-    """Refuses to write a photo over what is read, or a sheet over a photo."""
-    photos = {out.resolve() / _photo_name(path) for path in paths}
-    for path in filter(None, (*paths, *instances)):
+    """Refuses to write a photo over what is read or was not made here, or a sheet over a photo."""
+    photos = {arguments.out.resolve() / _photo_name(path) for path in paths}
+    for path in filter(None, (*paths, *instances, arguments.reference)):
         if path.parent.resolve() / path.name in photos:
             raise InputError(
                 f"{path}: found in --out, where a photo would overwrite it, expected another "
                 "folder; change --out"
             )
-    if sheet and SHEET_FILE in map(_photo_name, paths):
+    for photo in sorted(photos):
+        if photo.exists() and photo.name not in earlier:
+            raise InputError(
+                f"{photo}: found a file that is not in {SOURCES_FILE}, so was not made here, "
+                "expected none of this name; change --out"
+            )
+    if arguments.sheet and SHEET_FILE in map(_photo_name, paths):
         raise InputError(
             f"{paths[0].parent / SHEET_FILE}: found a layout with the name of the sheet; "
             "rename it, or leave out --sheet"

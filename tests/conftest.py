@@ -115,6 +115,7 @@ def tiny_config():
             image_size=(48, 64), grid=(24, 32), max_segments=16, min_area_frac=0.004, donors=2
         )
         config.pipeline.update(candidates=3, max_pairs=16, chunk=8)
+        config.simulation.relight_share = 0.5
         config.features.width_multiplier = 0.0625
         for stage in ("transformer", "ordering"):
             config[stage].net.update(widths=(8, 8), convs=(1, 1), box_size=(16, 16))

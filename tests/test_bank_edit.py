@@ -206,7 +206,7 @@ def make_workdir(bank, photo, photo_id):
             write_layout(workdir / folder / f"{name}.png", np.zeros((4, 4), np.uint8), LABELS)
     sources = {"ab.png": [{"photo_id": None}, {"photo_id": photo_id}], "cd.png": []}
     (workdir / "photos" / "sources.json").write_text(json.dumps(sources))
-    lit = {"photo_id": None, "reference": {"file": "ab.jpg", "sha256": "0"}}  # in the light of ab
+    lit = {"photo_id": None, "reference": {"file": "ab_leftImg8bit.png", "sha256": "0"}}  # of ab
     (workdir / "others" / "sources.json").write_text(json.dumps({"ab.png": [], "cd.png": [lit]}))
     deep = workdir / "some" / "killed"  # by a command that had not told its sources yet
     deep.mkdir(parents=True)

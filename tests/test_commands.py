@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sims_jax import commands, synthesize_command
+from sims_jax import commands, processes, synthesize_command
 from sims_jax.errors import InputError
 from sims_jax.ops.sheet import GAP_PX, contact_sheet
 from sims_jax.training.termination import Terminated
@@ -261,6 +261,41 @@ def test_a_terminated_training_says_how_to_go_on(monkeypatch, capsys):
         commands.exit_with_one_line(lambda: commands._train(None, None, 1))
     assert exit_.value.code == 143
     assert "step 3 is saved; the same command goes on" in capsys.readouterr().err
+
+
+def test_what_a_user_can_mend_is_one_line(monkeypatch, capfd):
+    def fail(error):
+        def do():
+            raise error
+
+        return do
+
+    left = []
+    monkeypatch.setattr(commands.os, "_exit", left.append)
+    commands.exit_with_one_line(fail(KeyboardInterrupt()))
+    assert left == [130]
+    monkeypatch.setattr(processes, "leave", left.append)
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBackTrace: ...")
+    for error in (full, MemoryError()):
+        with pytest.raises(type(error)):  # where leaving is not the end, as here
+            commands.exit_with_one_line(fail(error))
+    assert left == [130, 2, 2]
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "stopped by Ctrl-C" in lines[0]
+    assert "memory: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.; in training" in lines[1]
+
+
+def test_nothing_is_overwritten_that_was_not_made_here(synthesize, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for where, flags in ((out, [f"--reference={out / 'a.png'}"]), (out, [])):
+        Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(where / "a.png")
+        with pytest.raises(InputError, match=r"out/a\.png: found .*change --out"):
+            synthesize(*flags)
+    (out / "a.png").unlink()
+    synthesize()
+    synthesize()  # what was made here is
 
 
 def test_npy_layouts_give_png_photos(synthesize, tmp_path):

@@ -227,22 +227,25 @@ def test_resumed_equals_uninterrupted(tmp_path, capsys):
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
 
-def test_sigterm_saves_and_the_rest_is_the_same(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_rest_is_the_same(tmp_path, by):
     class Preempted(MetricsWriter):
         def write(self, stage, step, metrics):
             super().write(stage, step, metrics)
             if step == 6:  # no step that is saved anyway
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), by)
 
     found = {}
     for name in ("whole", "stopped"):
         folder = tmp_path / name
         folder.mkdir()
         if name == "stopped":
-            handler = signal.getsignal(signal.SIGTERM)
-            with Preempted(folder) as writer, pytest.raises(Terminated, match="step 7 is saved"):
+            handler = signal.getsignal(by)
+            said = f"stopped by {by.name}, step 7 is saved"
+            with Preempted(folder) as writer, pytest.raises(Terminated, match=said) as stop:
                 train(Toy(), toy_config(), folder / "toy", writer, 0)
-            assert signal.getsignal(signal.SIGTERM) is handler
+            assert stop.value.status == 128 + by
+            assert signal.getsignal(by) is handler
         with MetricsWriter(folder) as writer:
             ema = train(Toy(), toy_config(), folder / "toy", writer, 0)
         found[name] = float(ema["w"]), read_metrics(folder)

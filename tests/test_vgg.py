@@ -188,3 +188,12 @@ def test_grey_photos_have_no_chroma_to_compare(tiny_stores):
     params = vgg.VGG(config).init(jax.random.key(0), jnp.zeros((1, 48, 64, 3)))
     of_color, of_grey = (Features.calibrate(config, params, s).weights for s in (store, grey))
     assert CHROMA in of_color and of_color.keys() - of_grey.keys() == {CHROMA}
+
+
+def test_photos_that_are_all_the_same_are_refused(tiny_stores):
+    from sims_jax.training.tasks.features import Features
+
+    store = tiny_stores[0]
+    alike = dataclasses.replace(store, photo=np.repeat(store.photo[:1], len(store.ids), axis=0))
+    with pytest.raises(InputError, match="photos that are all the same.*add some"):
+        Features.calibrate(vgg.VGGConfig(), None, alike)

@@ -28,6 +28,7 @@ from typing import Any
 from sims_jax.atomic import TEMPORARY_PREFIX, write_json
 from sims_jax.bank.description import BANK_FILE, Description
 from sims_jax.config import CONFIG_FILE
+from sims_jax.data.listing import photo_id_of
 from sims_jax.errors import InputError
 
 PREPARED_ROWS = "rows-*"
@@ -145,4 +146,4 @@ def _find_made(sources: pathlib.Path, photo_ids: set[str]) -> set[str]:
 def _made_of(segment: dict[str, Any]) -> Iterator[str]:
     yield segment["photo_id"]
     if segment.get("reference"):  # a file, which may be the photo's
-        yield pathlib.Path(segment["reference"]["file"]).stem
+        yield photo_id_of(segment["reference"]["file"])

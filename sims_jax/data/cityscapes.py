@@ -16,7 +16,7 @@ import pathlib
 
 import numpy as np
 
-from sims_jax.data.listing import add_partners, pair_files, parse_frames
+from sims_jax.data.listing import PHOTO_TAIL, add_partners, pair_files, parse_frames
 from sims_jax.data.pairs import FilesBuilder, Pair, Splits
 from sims_jax.errors import InputError, Refuse, refuse_at_once
 from sims_jax.images import read_instances, read_numbers
@@ -93,7 +93,7 @@ def _list_split(
     files = pair_files(
         root / "leftImg8bit" / split,
         root / annotation / split,
-        photo_tail="_leftImg8bit",
+        photo_tail=PHOTO_TAIL,
         map_tail=f"_{annotation}_labelIds",
         nested=True,
         refuse=refuse,

@@ -19,6 +19,15 @@ _NUM_SHOWN = 3  # of a list of names, in a message
 Files = dict[str, pathlib.Path]  # by name
 
 
+# What names of photos end in, and their ids do not: Cityscapes'.
+PHOTO_TAIL = "_leftImg8bit"
+
+
+def photo_id_of(file: str) -> str:
+    """The id under which a bank has the photo of a file, if it has it."""
+    return pathlib.Path(file).stem.removesuffix(PHOTO_TAIL)
+
+
 def list_images(
     folder: pathlib.Path,
     *,

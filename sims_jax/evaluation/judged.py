@@ -17,7 +17,7 @@ import sims_jax
 from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.store import Store
 from sims_jax.canvas.light import measure_light, relight
-from sims_jax.data.listing import list_images
+from sims_jax.data.listing import list_images, photo_id_of
 from sims_jax.errors import InputError
 from sims_jax.evaluation import protocol
 from sims_jax.evaluation.baselines import raw_canvas, train_without_canvas
@@ -127,7 +127,7 @@ def _stack(results: list[Result], picture: Callable[[Result], np.ndarray]) -> np
 def read_reference(path: pathlib.Path, heldout: Store) -> tuple[np.ndarray, Store]:
     """The photo whose light all are brought into, and the held-out store without it."""
     photo = resize_photo(decode_photo(read_bytes(path), path), heldout.spec.image_size)
-    return photo, _without(path.stem, heldout)
+    return photo, _without(photo_id_of(path.name), heldout)
 
 
 def _without(photo_id: str, heldout: Store) -> Store:

@@ -23,7 +23,7 @@ def train_once(
     seed: int,
     devices: Sequence[jax.Device] | None = None,
 ):
-    """The averaged parameters of a task trained to its end, on one device.
+    """The averaged parameters of a task trained to its end.
 
     Args:
       folder: where such networks are kept; interrupted, the training goes on there.

@@ -19,6 +19,7 @@ from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.labels import colorize
 from sims_jax.metrics import class_iou
 from sims_jax.ops.sheet import contact_sheet, write_picture
+from sims_jax.processes import describe_devices
 from sims_jax.progress import progress
 
 FOLDER = "evaluate"  # in the workdir
@@ -42,6 +43,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     """
     workdir, folder = arguments.workdir, arguments.workdir / FOLDER
     _check(arguments)
+    describe_devices()  # or the platform that is asked for is missing
     inception = InceptionFeatures.read(arguments.inception) if arguments.inception else None
     store, heldout = open_bank(workdir / "bank"), open_bank(workdir / "heldout")
     if arguments.layouts:

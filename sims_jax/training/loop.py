@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from sims_jax.progress import progress
 from sims_jax.rng import stream_key
 from sims_jax.training.batches import Feed, iterate_batches
 from sims_jax.training.parallel import create_state, make_train_step, place_batch
-from sims_jax.training.termination import Terminated, watch_for_sigterm
+from sims_jax.training.termination import Terminated, watch_for_signals
 from sims_jax.training.writers import MetricsWriter
 
 SCHEDULES = ("constant", "cosine", "growth")
@@ -156,7 +157,7 @@ def train(
 
     Raises:
       InputError: the loss is not finite; the last checkpoint is still from before that.
-      Terminated: SIGTERM came; the step it came in is saved.
+      Terminated: SIGTERM or Ctrl-C came; the step it came in is saved.
     """
     print(f"{task.name}: compiling", flush=True)
     devices = list(jax.devices() if devices is None else devices)
@@ -172,7 +173,7 @@ def train(
         devices,
         accumulation=config.accumulation,
     )
-    with quiet_orbax(), watch_for_sigterm() as terminated, Checkpoints(folder) as checkpoints:
+    with quiet_orbax(), watch_for_signals() as came, Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(state)
         done, saved = int(state.step), time.monotonic()
         writer.rewind(task.name, done)
@@ -189,7 +190,7 @@ def train(
                 last = step == config.steps
                 logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
                 late = 0 < config.save_minutes <= (time.monotonic() - saved) / 60
-                stops, due = stop.reached(step, terminated()), save.reached(step, late)
+                stops, due = stop.reached(step, came() is not None), save.reached(step, late)
                 saves |= stops or due
                 if logs or saves:
                     values = {name: float(x) for name, x in metrics.items()}
@@ -205,7 +206,8 @@ def train(
                     checkpoints.save(step, state, state.ema)
                     saved = time.monotonic()
                 if stops and not last:
-                    raise Terminated(f"{task.name}: stopped by SIGTERM, step {step} is saved")
+                    by = came() or signal.SIGTERM  # which came to another process
+                    raise Terminated(f"{task.name}: stopped by {by.name}, step {step} is saved", by)
     return state.ema
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
+from sims_jax.errors import InputError
 from sims_jax.losses import calibrate_weights, perceptual_loss
 from sims_jax.nets.layers import input_pyramid
 from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
@@ -62,6 +63,11 @@ class Features:
         distances = average_over(compare, params, examples)
         if not distances[CHROMA]:  # all photos are grey
             del distances[CHROMA]
+        if len(np.unique(photos, axis=0)) < 2:
+            raise InputError(
+                f"{store.folder}: found training photos that are all the same, expected two that "
+                "differ; add some"
+            )
         weights = calibrate_weights(distances)
         if CHROMA in weights:
             weights[CHROMA] *= CHROMA_WEIGHT

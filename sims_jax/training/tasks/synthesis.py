@@ -77,10 +77,11 @@ class SynthesisTask:
         return Synthesis(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A photo, and for each of its segments a donor drawn from its K."""
+        """A photo, for each of its segments a donor drawn from its K, and another photo."""
         row = self.store.row_of[index]
         slot = draw_donors(rng, (self.donors.row[row] >= 0).sum(axis=1))
-        return photo_example(self.store, self.store, self.donors, index, slot)
+        example = photo_example(self.store, self.store, self.donors, index, slot)
+        return example | {"lit_as": self.store.photo[rng.integers(self.count)]}
 
     def init(self, key):
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], self._heldout_example(0))
@@ -101,14 +102,12 @@ class SynthesisTask:
     def simulate(self, batch, keys, simulation: SimulationConfig) -> tuple[Canvas, Array]:
         """Canvases of a batch and their true photos, one key an example.
 
-        Another light is that of the next photo.
-
         On a CPU one after the other: XLA would else fuse their making with what f does to them
         first, and make every pixel again for each class.
         """
 
         def one(example):
-            key, light, photo, component, layout, donors = example
+            key, lit_as, photo, component, layout, donors = example
             component = component.astype(jnp.int32)
             photo = as_float(photo)
             canvas = simulate(
@@ -116,11 +115,11 @@ class SynthesisTask:
             )
             if not simulation.relight_share:
                 return canvas, photo
+            light = measure_light(as_float(lit_as))
             return relight_both(jax.random.fold_in(key, 1), canvas, photo, light, simulation)
 
-        light = measure_light(as_float(jnp.roll(batch["photo"], 1, axis=0)))
-        of_batch = (batch[part] for part in ("photo", "component", "layout", "donors"))
-        examples = keys, light, *of_batch
+        parts = ("lit_as", "photo", "component", "layout", "donors")
+        examples = keys, *(batch[part] for part in parts)
         return jax.lax.platform_dependent(
             examples, cpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
         )
@@ -189,7 +188,8 @@ class SynthesisTask:
 
     def _heldout_example(self, index: int):
         best = np.zeros(self.heldout.row_of.shape[1], dtype=int)
-        return photo_example(self.heldout, self.store, self.heldout_donors, index, best)
+        example = photo_example(self.heldout, self.store, self.heldout_donors, index, best)
+        return example | {"lit_as": example["photo"]}
 
 
 def draw_donors(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
