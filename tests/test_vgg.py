@@ -195,5 +195,5 @@ def test_photos_that_are_all_the_same_are_refused(tiny_stores):
 
     store = tiny_stores[0]
     alike = dataclasses.replace(store, photo=np.repeat(store.photo[:1], len(store.ids), axis=0))
-    with pytest.raises(InputError, match="photos that are all the same.*add some"):
+    with pytest.raises(InputError, match=r"photos that are all the same.*add some"):
         Features.calibrate(vgg.VGGConfig(), None, alike)

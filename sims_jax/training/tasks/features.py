@@ -51,6 +51,11 @@ class Features:
         """
         some = spread(len(store.ids), CALIBRATION_PHOTOS)
         photos = store.photo[some]
+        if (photos == photos[:1]).all():
+            raise InputError(
+                f"{store.folder}: found training photos that are all the same, expected two that "
+                "differ; add some"
+            )
         examples = [{"a": a, "b": b} for a, b in zip(photos, np.roll(photos, 1, 0), strict=True)]
 
         @jax.jit
@@ -63,11 +68,6 @@ class Features:
         distances = average_over(compare, params, examples)
         if not distances[CHROMA]:  # all photos are grey
             del distances[CHROMA]
-        if len(np.unique(photos, axis=0)) < 2:
-            raise InputError(
-                f"{store.folder}: found training photos that are all the same, expected two that "
-                "differ; add some"
-            )
         weights = calibrate_weights(distances)
         if CHROMA in weights:
             weights[CHROMA] *= CHROMA_WEIGHT
