@@ -291,9 +291,11 @@ def restore_finished(folder: pathlib.Path):
         step = checkpoints.latest_step
         try:
             params = checkpoints.restore_ema()
-        except InputError:
+        except (InputError, MemoryError, jax.errors.JaxRuntimeError):  # of memory, say
             raise
         except Exception as error:  # orbax raises a bare Exception for a lost chunk
+            if _lists_files(folder / str(step)) and not find_damage(folder / str(step)):
+                raise
             raise _damaged(folder, step, _first_line(error)) from error
     if digest_params(params) != json.loads(done.read_text()).get("sha256"):
         raise _damaged(folder, step, f"its parameters have another digest than {done} names")
