@@ -21,6 +21,7 @@ from sims_jax.checkpoints import (
     digest_params,
     find_damage,
     quiet_orbax,
+    read_done,
     restore_finished,
 )
 from sims_jax.errors import InputError
@@ -107,6 +108,16 @@ def test_only_a_damaged_network_is_called_one(error, listed, begun, monkeypatch)
     expected = r"found a damaged checkpoint of step 8 \(boo\)" if is_damage else str(error)
     with pytest.raises(InputError if is_damage else type(error), match=expected):
         restore_finished(begun / "toy")
+
+
+@pytest.mark.parametrize("text", ['{"sha', "[1]", ""])
+def test_a_cut_off_done_file_is_told_of(text, begun):
+    path = begun / "toy" / DONE_FILE
+    path.write_text(text)
+    told = rf"^{re.escape(str(path))}: found no JSON object \(.*\), expected .*; delete it and .*$"
+    for read in (read_done, restore_finished):
+        with pytest.raises(InputError, match=told):
+            read(begun / "toy")
 
 
 def test_what_was_set_aside_before_stays(whole, begun, capsys):

@@ -10,7 +10,6 @@ A stage's folder in the workdir holds its checkpoints and, when it is finished, 
 
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 import subprocess
 import time
@@ -29,7 +28,7 @@ from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished, saved_steps
+from sims_jax.checkpoints import DONE_FILE, digest_params, read_done, restore_finished, saved_steps
 from sims_jax.config import save_config
 from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
@@ -201,7 +200,7 @@ class Run:
             trunk = restore_finished(self._folder("features"))["params"]["vgg"]
             return Features.calibrate(vgg_config(self.config), {"params": trunk}, store)
         params, vgg, sha256 = load_vgg(weights)
-        if sha256 != self._done("features")["weights"]:
+        if sha256 != read_done(self._folder("features"))["weights"]:
             raise InputError(
                 f"{weights}: found another file than when this run began (SHA-256 {sha256}), "
                 "expected the same; restore it, or choose another workdir"
@@ -222,9 +221,6 @@ class Run:
     def _is_done(self, stage: str) -> bool:
         return (self._folder(stage) / DONE_FILE).exists()
 
-    def _done(self, stage: str) -> dict[str, Any]:
-        return json.loads((self._folder(stage) / DONE_FILE).read_text())
-
     def _finish(self, stage: str, done: dict[str, Any], seconds: float) -> None:
         done, path = {"seconds": round(seconds, 1)} | done, self._folder(stage) / DONE_FILE
         first_alone(f"the end of {stage}", lambda: write_json(path, done))
@@ -244,7 +240,7 @@ class Run:
 
     def _report(self) -> dict[str, Any]:
         """`report.json`: scores of all stages; seconds are of the process that finished a stage."""
-        done = {stage: self._done(stage) for stage in STAGES}
+        done = {stage: read_done(self._folder(stage)) for stage in STAGES}
         report = {stage: done[stage]["scores"] for stage in STAGES}
         bank = read_description(self.workdir / "bank")  # which may have changed since it was built
         report["bank"] = {count: bank[count] for count in report["bank"]}
