@@ -34,7 +34,7 @@ from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace, colorize, write_layout
 from sims_jax.model import Model, assemble, make_networks
-from sims_jax.nets.vgg import VGGConfig, load_vgg
+from sims_jax.nets.vgg import load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
 from sims_jax.processes import describe_devices, first_alone, first_before_others
 from sims_jax.training.alignment import align_donors
@@ -183,7 +183,7 @@ class Run:
                 align_donors(params, config, queries, store, found, self.workdir / "aligned")
                 for queries, found in zip((store, heldout), rows, strict=True)
             )
-            return self._features(store), donors, heldout_donors
+            return self._features(store, settings), donors, heldout_donors
 
         task = make_task(stage, self.config, settings, store, heldout, prepare)
         return dataclasses.replace(task, smaller=smaller) if stage == "synthesis" else task
@@ -194,11 +194,11 @@ class Run:
         config = make_networks(self.config, labels).synthesis
         return read_smaller(pathlib.Path(workdir), config, labels) if workdir else None
 
-    def _features(self, store: Store) -> Features:
+    def _features(self, store: Store, settings: Settings) -> Features:
         weights = self.config.features.weights
         if not weights:
             trunk = restore_finished(self._folder("features"))["params"]["vgg"]
-            return Features.calibrate(vgg_config(self.config), {"params": trunk}, store)
+            return Features.calibrate(settings.vgg, {"params": trunk}, store)
         params, vgg, sha256 = load_vgg(weights)
         if sha256 != read_done(self._folder("features"))["weights"]:
             raise InputError(
@@ -282,7 +282,7 @@ def make_task(
     """
     networks, dtype = make_networks(config, store.spec.labels), settings.train[stage].dtype
     if stage == "features":
-        return FeaturesTask(vgg_config(config), store, heldout, dtype)
+        return FeaturesTask(settings.vgg, store, heldout, dtype)
     if stage == "transformer":
         disturbance = settings.disturbance
         return TransformerTask(networks.transformer, disturbance, store, heldout, dtype)
@@ -303,11 +303,6 @@ def make_task(
         heldout_donors=heldout_donors,
         dtype=dtype,
     )
-
-
-def vgg_config(config: ConfigDict) -> VGGConfig:
-    """Of the trunk that is trained here."""
-    return VGGConfig(width_multiplier=config.features.width_multiplier)
 
 
 def heldout_sheet(model: Model, heldout: Store) -> np.ndarray:
