@@ -17,6 +17,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -282,22 +283,44 @@ def restore_finished(folder: pathlib.Path):
     Raises:
       InputError: the stage is not finished, or its checkpoint is damaged.
     """
-    done = folder / DONE_FILE
-    if not done.exists():
-        raise InputError(
-            f"{done}: not found, expected a network trained to its end; run the same train.py again"
-        )
+    done = read_done(folder)
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.latest_step
         try:
             params = checkpoints.restore_ema()
-        except InputError:
+        except (InputError, MemoryError, jax.errors.JaxRuntimeError):  # of memory, say
             raise
         except Exception as error:  # orbax raises a bare Exception for a lost chunk
+            if _lists_files(folder / str(step)) and not find_damage(folder / str(step)):
+                raise
             raise _damaged(folder, step, _first_line(error)) from error
-    if digest_params(params) != json.loads(done.read_text()).get("sha256"):
-        raise _damaged(folder, step, f"its parameters have another digest than {done} names")
+    if digest_params(params) != done.get("sha256"):
+        reason = f"its parameters have another digest than {folder / DONE_FILE} names"
+        raise _damaged(folder, step, reason)
     return params
+
+
+def read_done(folder: pathlib.Path) -> dict[str, Any]:
+    """What the `done.json` of a finished training stage says.
+
+    Raises:
+      InputError: the stage is not finished, or the file is no JSON object.
+    """
+    path = folder / DONE_FILE
+    try:
+        done = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: not found, expected a network trained to its end; run the same train.py again"
+        ) from error
+    except ValueError as error:
+        done = error  # told of below
+    if not isinstance(done, dict):
+        raise InputError(
+            f"{path}: found no JSON object ({done}), expected what training wrote at its end; "
+            "delete it and train again: that goes on from what is there"
+        )
+    return done
 
 
 def _damaged(folder: pathlib.Path, step: int, reason: str) -> InputError:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -36,6 +37,31 @@ def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return cls(**{name: _freeze(values[name]) for name in given})
     except InputError as error:
         raise InputError(f"{where}.{error}") from error
+
+
+def check_numbers(part: Any, most: float = math.inf, **least: float) -> None:
+    """Raises an InputError unless numbers of a dataclass are at least `least`, and at most `most`.
+
+    For `__post_init__`: `make` puts the part of the config before the key.
+    """
+    for name, smallest in least.items():
+        if not smallest <= (found := getattr(part, name)) <= most:
+            expected = f"{smallest} to {most}" if most < math.inf else f"at least {smallest}"
+            raise InputError(f"{name}: found {found}, expected {expected}")
+
+
+def check_size(part: Any, name: str, least: int) -> None:
+    """Raises an InputError unless a dataclass's size has two sides, each of at least `least`."""
+    size = getattr(part, name)
+    if not isinstance(size, tuple) or len(size) != 2 or min(size) < least:
+        raise InputError(f"{name}: found {size}, expected (height, width) of at least {least}")
+
+
+def check_as_many(part: Any, name: str, other: str) -> None:
+    """Raises an InputError unless two tuples of a dataclass are of one length."""
+    found, expected = len(getattr(part, name)), len(getattr(part, other))
+    if found != expected:
+        raise InputError(f"{name}: found {found}, expected {expected}, as many as {other}")
 
 
 def unknown_key(where: str, name: str, known: Iterable[str]) -> InputError:

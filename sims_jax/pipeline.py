@@ -34,6 +34,7 @@ from sims_jax.canvas.order import (
     rank_by_answers,
     rank_by_prior,
 )
+from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
 from sims_jax.nets.densifier import Densifier, DensifierConfig
 from sims_jax.nets.layers import one_hot_layout
@@ -69,6 +70,9 @@ class PipelineConfig:
     candidates: int
     max_pairs: int
     chunk: int
+
+    def __post_init__(self):
+        check_numbers(self, candidates=1, max_pairs=0, chunk=1)
 
 
 @dataclasses.dataclass(frozen=True)

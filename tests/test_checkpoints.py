@@ -8,12 +8,22 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import orbax.checkpoint as ocp
 import pytest
 from test_training import METRICS_FILE, read_metrics
 from toy import Toy, toy_config
 
-from sims_jax.checkpoints import KEPT, Checkpoints, digest_params, find_damage, quiet_orbax
+from sims_jax.checkpoints import (
+    DONE_FILE,
+    KEPT,
+    Checkpoints,
+    digest_params,
+    find_damage,
+    quiet_orbax,
+    read_done,
+    restore_finished,
+)
 from sims_jax.errors import InputError
 from sims_jax.training.loop import train
 from sims_jax.training.writers import MetricsWriter
@@ -77,6 +87,37 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_goes_on(damage, whol
     assert left is None or aside.read_bytes() == left
     assert read_metrics(begun) == read_metrics(whole[0])
     assert find_damage(begun / "toy" / str(STEPS)) is None
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("boo"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), ValueError("boo")],
+)
+def test_only_a_damaged_network_is_called_one(error, listed, begun, monkeypatch):
+    """Without files.json, what reading it fails with is all that is known."""
+    (begun / "toy" / DONE_FILE).write_text("{}")
+    if not listed:
+        (begun / "toy" / "8" / "files.json").unlink()
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "restore_ema", fail)
+    is_damage = not listed and isinstance(error, ValueError)
+    expected = r"found a damaged checkpoint of step 8 \(boo\)" if is_damage else str(error)
+    with pytest.raises(InputError if is_damage else type(error), match=expected):
+        restore_finished(begun / "toy")
+
+
+@pytest.mark.parametrize("text", ['{"sha', "[1]", ""])
+def test_a_cut_off_done_file_is_told_of(text, begun):
+    path = begun / "toy" / DONE_FILE
+    path.write_text(text)
+    told = rf"^{re.escape(str(path))}: found no JSON object \(.*\), expected .*; delete it and .*$"
+    for read in (read_done, restore_finished):
+        with pytest.raises(InputError, match=told):
+            read(begun / "toy")
 
 
 def test_what_was_set_aside_before_stays(whole, begun, capsys):

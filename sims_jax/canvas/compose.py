@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.ops.components import is_one_of
@@ -45,6 +46,7 @@ class CanvasConfig:
     def __post_init__(self):
         if self.adherence not in ADHERENCES:
             raise InputError(f"adherence: found {self.adherence!r}, expected one of {ADHERENCES}")
+        check_numbers(self, most=1, inner_share=0, outer_share=0)
 
 
 def paste(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 
 from sims_jax.canvas.compose import CanvasConfig, elide
 from sims_jax.canvas.light import Light, measure_light, relight
+from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
 from sims_jax.ops.bits import read_bits
 from sims_jax.ops.color import color_map
@@ -46,6 +47,10 @@ class SimulationConfig:
     missing_share: float
     empty_share: float
     relight_share: float
+
+    def __post_init__(self):
+        shares = (field.name for field in dataclasses.fields(self))  # the least part is one, too
+        check_numbers(self, most=1, **dict.fromkeys(shares, 0))
 
 
 @struct.dataclass

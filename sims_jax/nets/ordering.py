@@ -8,6 +8,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sims_jax.config import check_as_many
 from sims_jax.nets.layers import LEAK, Trunk, check_layout_channels
 
 
@@ -30,6 +31,9 @@ class OrderingConfig:
     hidden: int = 1024
     dropout: float = 0.5
     box_size: tuple[int, int] | None = (64, 128)
+
+    def __post_init__(self):
+        check_as_many(self, "convs", "widths")
 
 
 @struct.dataclass

@@ -8,6 +8,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sims_jax.config import check_as_many
 from sims_jax.errors import InputError
 from sims_jax.nets.layers import (
     ConvBlock,
@@ -43,6 +44,7 @@ class SynthesisConfig:
     remat: bool = False
 
     def __post_init__(self):
+        check_as_many(self, "encoder_convs", "encoder_widths")
         if self.halvings < 0:
             raise InputError(
                 f"decoder_widths: found {len(self.decoder_widths)} scales, expected at least "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from sims_jax.config import check_as_many
 from sims_jax.nets.layers import Trunk, check_layout_channels
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -25,6 +26,9 @@ class TransformerConfig:
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     convs: tuple[int, ...] = (2, 2, 3, 3, 3)
     box_size: tuple[int, int] | None = (64, 128)
+
+    def __post_init__(self):
+        check_as_many(self, "convs", "widths")
 
 
 class Transformer(nn.Module):

@@ -57,6 +57,13 @@ class VGGConfig:
     mean: tuple[float, float, float] = TORCHVISION_MEAN
     std: tuple[float, float, float] = TORCHVISION_STD
 
+    def __post_init__(self):
+        if not self.width_multiplier > 0:
+            raise InputError(
+                f"width_multiplier: found {self.width_multiplier}, expected more than 0; 1 has "
+                "VGG-19's channels"
+            )
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each block."""

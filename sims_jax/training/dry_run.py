@@ -24,7 +24,7 @@ from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.loop import Task, TrainConfig, make_optimizer
 from sims_jax.training.parallel import create_state, make_train_step, shard_batch
-from sims_jax.training.run import make_task, vgg_config
+from sims_jax.training.run import make_task
 from sims_jax.training.settings import STAGES, Settings, check_batches, read_settings
 from sims_jax.training.tasks.features import CHROMA, COLOR, Features
 from sims_jax.training.tasks.synthesis import DonorTable
@@ -85,7 +85,7 @@ def draw_store(settings: Settings, labels: LabelSpace, folder: pathlib.Path) -> 
 def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, Task]:
     """The tasks of all networks, by name, without any network that is trained."""
     settings = read_settings(config)
-    vgg = VGGConfig() if config.features.weights else vgg_config(config)
+    vgg = VGGConfig() if config.features.weights else settings.vgg
 
     def prepare() -> tuple[Features, DonorTable, DonorTable]:
         layers = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from sims_jax.checkpoints import Checkpoints, quiet_orbax
+from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.processes import Agreement, is_first
 from sims_jax.progress import progress
@@ -98,10 +99,7 @@ class TrainConfig:
         least = dict.fromkeys(counts, 1)
         if self.schedule == "growth":
             least |= {"growth_epochs": 1, "epoch_steps": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                found = getattr(self, name)
-                raise InputError(f"{name}: found {found}, expected at least {value}")
+        check_numbers(self, **least)
         if self.schedule == "cosine" and not 0 <= self.warmup_steps < self.steps:
             raise InputError(
                 f"warmup_steps: found {self.warmup_steps}, expected 0 to less than the "

@@ -10,7 +10,6 @@ A stage's folder in the workdir holds its checkpoints and, when it is finished, 
 
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 import subprocess
 import time
@@ -29,13 +28,13 @@ from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.checkpoints import DONE_FILE, digest_params, restore_finished, saved_steps
+from sims_jax.checkpoints import DONE_FILE, digest_params, read_done, restore_finished, saved_steps
 from sims_jax.config import save_config
 from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace, colorize, write_layout
 from sims_jax.model import Model, assemble, make_networks
-from sims_jax.nets.vgg import VGGConfig, load_vgg
+from sims_jax.nets.vgg import load_vgg
 from sims_jax.ops.sheet import contact_sheet, write_picture
 from sims_jax.processes import describe_devices, first_alone, first_before_others
 from sims_jax.training.alignment import align_donors
@@ -184,7 +183,7 @@ class Run:
                 align_donors(params, config, queries, store, found, self.workdir / "aligned")
                 for queries, found in zip((store, heldout), rows, strict=True)
             )
-            return self._features(store), donors, heldout_donors
+            return self._features(store, settings), donors, heldout_donors
 
         task = make_task(stage, self.config, settings, store, heldout, prepare)
         return dataclasses.replace(task, smaller=smaller) if stage == "synthesis" else task
@@ -195,13 +194,13 @@ class Run:
         config = make_networks(self.config, labels).synthesis
         return read_smaller(pathlib.Path(workdir), config, labels) if workdir else None
 
-    def _features(self, store: Store) -> Features:
+    def _features(self, store: Store, settings: Settings) -> Features:
         weights = self.config.features.weights
         if not weights:
             trunk = restore_finished(self._folder("features"))["params"]["vgg"]
-            return Features.calibrate(vgg_config(self.config), {"params": trunk}, store)
+            return Features.calibrate(settings.vgg, {"params": trunk}, store)
         params, vgg, sha256 = load_vgg(weights)
-        if sha256 != self._done("features")["weights"]:
+        if sha256 != read_done(self._folder("features"))["weights"]:
             raise InputError(
                 f"{weights}: found another file than when this run began (SHA-256 {sha256}), "
                 "expected the same; restore it, or choose another workdir"
@@ -222,9 +221,6 @@ class Run:
     def _is_done(self, stage: str) -> bool:
         return (self._folder(stage) / DONE_FILE).exists()
 
-    def _done(self, stage: str) -> dict[str, Any]:
-        return json.loads((self._folder(stage) / DONE_FILE).read_text())
-
     def _finish(self, stage: str, done: dict[str, Any], seconds: float) -> None:
         done, path = {"seconds": round(seconds, 1)} | done, self._folder(stage) / DONE_FILE
         first_alone(f"the end of {stage}", lambda: write_json(path, done))
@@ -244,7 +240,7 @@ class Run:
 
     def _report(self) -> dict[str, Any]:
         """`report.json`: scores of all stages; seconds are of the process that finished a stage."""
-        done = {stage: self._done(stage) for stage in STAGES}
+        done = {stage: read_done(self._folder(stage)) for stage in STAGES}
         report = {stage: done[stage]["scores"] for stage in STAGES}
         bank = read_description(self.workdir / "bank")  # which may have changed since it was built
         report["bank"] = {count: bank[count] for count in report["bank"]}
@@ -286,7 +282,7 @@ def make_task(
     """
     networks, dtype = make_networks(config, store.spec.labels), settings.train[stage].dtype
     if stage == "features":
-        return FeaturesTask(vgg_config(config), store, heldout, dtype)
+        return FeaturesTask(settings.vgg, store, heldout, dtype)
     if stage == "transformer":
         disturbance = settings.disturbance
         return TransformerTask(networks.transformer, disturbance, store, heldout, dtype)
@@ -307,11 +303,6 @@ def make_task(
         heldout_donors=heldout_donors,
         dtype=dtype,
     )
-
-
-def vgg_config(config: ConfigDict) -> VGGConfig:
-    """Of the trunk that is trained here."""
-    return VGGConfig(width_multiplier=config.features.width_multiplier)
 
 
 def heldout_sheet(model: Model, heldout: Store) -> np.ndarray:

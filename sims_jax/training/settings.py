@@ -5,15 +5,17 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from sims_jax.canvas.simulate import SimulationConfig
-from sims_jax.config import OF_NOW, make, unknown_key
+from sims_jax.config import OF_NOW, check_numbers, check_size, make, unknown_key
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
+from sims_jax.nets.vgg import MIN_SIZE_PX, VGGConfig
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.transformer import DisturbanceConfig
 from sims_jax.types import BankSpec
 from sims_jax.words import counted
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
+MOST_SEGMENTS = 2**15 - 1  # of a layout: a bank keeps each pixel's in 16 bits
 # The keys of a config, and of the parts that are no dataclass themselves.
 KEYS = {
     "config": ("seed", *OF_NOW, "data", "canvas", "simulation", "pipeline", *STAGES),
@@ -43,6 +45,12 @@ class BankConfig:
     donors: int
     near_frames: int
 
+    def __post_init__(self):
+        check_size(self, "image_size", MIN_SIZE_PX)
+        check_size(self, "grid", 1)
+        check_numbers(self, most=MOST_SEGMENTS, max_segments=1)
+        check_numbers(self, donors=1, near_frames=0)
+
     def spec(self, labels: LabelSpace) -> BankSpec:
         return BankSpec(labels, self.image_size, self.grid, self.max_segments, self.min_area_frac)
 
@@ -54,6 +62,7 @@ class Settings:
     bank: BankConfig
     simulation: SimulationConfig
     disturbance: DisturbanceConfig
+    vgg: VGGConfig  # of the trunk that is trained here
     train: dict[str, TrainConfig]
 
 
@@ -77,10 +86,12 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.stages: found {unknown[0]!r}, expected some of {', '.join(STAGES)}"
         )
     disturbance = config.transformer.disturbance
+    trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(
         bank=make(BankConfig, config.bank, "config.bank"),
         simulation=make(SimulationConfig, config.simulation, "config.simulation"),
         disturbance=make(DisturbanceConfig, disturbance, "config.transformer.disturbance"),
+        vgg=make(VGGConfig, trunk, "config.features"),
         train={
             stage: make(TrainConfig, config[stage].train, f"config.{stage}.train")
             for stage in STAGES[1:]
