@@ -1,6 +1,6 @@
 """How well an accelerator is used: training f, from layout to photo, and retrieval.
 
-    python -m benchmarks.accelerator --json=FILE [--rows=1000000] [--parts=step,photo,retrieval]
+    python -m benchmarks.accelerator --json=FILE [--rows=1000000] [--parts step photo retrieval]
 
 `step`: f's training step (simulation, f, Φ, loss, update) of `configs/cityscapes.py`, the paper's
 widths at 256x512, batch BATCH, in bfloat16 and in float32, on drawn scenes. `mfu`: the step's
@@ -36,28 +36,19 @@ import numpy as np
 
 import configs.camvid
 import configs.cityscapes
-from benchmarks.crops import (
-    MAX_SEGMENTS,
-    MIN_AREA_FRAC,
-    NUM_SCENES,
-    crop,
-    draw_layouts,
-    make_store,
-)
-from benchmarks.synthesize import make_parts
+from benchmarks.crops import NUM_SCENES, crop, draw_layouts, make_spec, make_store
+from benchmarks.synthesize import invent_model, make_parts
 from benchmarks.timing import time_in_turn
 from sims_jax import pipeline
 from sims_jax.atomic import write_json
 from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.match import match
 from sims_jax.labels import CITYSCAPES, SCENES
-from sims_jax.model import assemble
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import draw_store, invent_tasks, peak_bytes
 from sims_jax.training.loop import make_optimizer
 from sims_jax.training.parallel import create_state, make_train_step, place_batch
-from sims_jax.training.settings import STAGES, read_settings
-from sims_jax.types import BankSpec
+from sims_jax.training.settings import read_settings
 
 PARTS = ("step", "photo", "retrieval")
 ROUNDS, STEPS = 10, 10  # timed: calls of each, steps of one round
@@ -73,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", required=True, type=pathlib.Path)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the bank of `retrieval`")
-    parser.add_argument("--parts", default=",".join(PARTS), help="of the three; default all")
+    parser.add_argument("--parts", default=PARTS, choices=PARTS, nargs="+", help="default: all")
     arguments = parser.parse_args()
     measures = {
         "step": measure_steps,
@@ -82,7 +73,7 @@ def main() -> None:
     }
     device = jax.devices()[0]
     figures = {"device": device.device_kind, "jax": jax.__version__}
-    for part in arguments.parts.split(","):
+    for part in arguments.parts:
         figures[part] = measures[part]()
         print(json.dumps({part: figures[part]}, indent=2), flush=True)
         write_json(arguments.json, figures)
@@ -174,14 +165,8 @@ def measure_photo(size: tuple[int, int]) -> dict[str, float]:
     config.bank.image_size = size
     config.synthesis.net = paper.synthesis.net
     with tempfile.TemporaryDirectory() as folder:
-        store = draw_store(read_settings(config), SCENES, pathlib.Path(folder))
-    tasks = invent_tasks(config, store, store)
-    params = {
-        name: jax.jit(tasks[name].init)(jax.random.key(0))
-        for name in STAGES
-        if name not in ("bank", "features")
-    }
-    model, layouts = assemble(config, store, params, devices=jax.devices()[:1]), store.layout[:1]
+        model, layouts = invent_model(config, pathlib.Path(folder))
+    layouts = np.stack(layouts[:1])
     program = functools.partial(
         pipeline.synthesize, model.params, model.bank, jnp.asarray(layouts), adherence="layout"
     )
@@ -204,7 +189,7 @@ def measure_photo(size: tuple[int, int]) -> dict[str, float]:
 
 
 def measure_retrieval(count: int) -> dict[str, float]:
-    spec = BankSpec(SCENES, GRID, GRID, MAX_SEGMENTS, MIN_AREA_FRAC)
+    spec = make_spec(SCENES, GRID, GRID)
     rng = np.random.default_rng(0)
     store = make_store(draw_layouts("train", NUM_SCENES, GRID), count, spec, rng)
     others = draw_layouts("val", BATCH_LAYOUTS, GRID)

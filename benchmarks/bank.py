@@ -33,7 +33,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from benchmarks.crops import MAX_SEGMENTS, MIN_AREA_FRAC, NUM_SCENES, TWIN_EVERY, draw_crops
+from benchmarks.crops import NUM_SCENES, TWIN_EVERY, draw_crops, make_spec
 from benchmarks.retrieval import CANDIDATES, parse_size
 from sims_jax.atomic import write_json
 from sims_jax.bank.blocks import BLOCK_PHOTOS, open_blocks
@@ -45,7 +45,6 @@ from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import SCENES
-from sims_jax.types import BankSpec
 
 BANK, OTHERS, ANSWERS = "bank", "others", "answers.npy"  # in the folder
 QUERIES = 10
@@ -118,7 +117,7 @@ def run_step(arguments: argparse.Namespace) -> None:
 
 def measure_build(arguments: argparse.Namespace) -> dict[str, float]:
     size = arguments.size or arguments.grid
-    spec = BankSpec(SCENES, size, arguments.grid, MAX_SEGMENTS, MIN_AREA_FRAC)
+    spec = make_spec(SCENES, size, arguments.grid)
     some = Crops("train", MEASURED_PHOTOS, size)
     layouts = np.stack([some[index]["layout"] for index in range(len(some))])
     found = jax.jit(split_layout, static_argnames="spec")(layouts, spec=spec).class_id >= 0

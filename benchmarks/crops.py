@@ -22,6 +22,10 @@ TWIN_EVERY = 50  # photos: so often one is a copy of an earlier one
 SPLIT_BATCH = 64
 
 
+def make_spec(labels: LabelSpace, size: tuple[int, int], grid: tuple[int, int]) -> BankSpec:
+    return BankSpec(labels, size, grid, MAX_SEGMENTS, MIN_AREA_FRAC)
+
+
 def draw_layouts(split: str, count: int, grid: tuple[int, int]) -> list[np.ndarray]:
     """Drawn scenes' layouts, of twice the grid's sides."""
     size = 2 * grid[0], 2 * grid[1]

@@ -16,7 +16,8 @@ on the first rows and queries of each class, for they are slow). All in turn, me
 `mismatches`: segments whose ten best rows differ from the numpy twin's, which scores every pair
 from raw layouts. `ours_effective_gb_s`: the mask bytes of all pairs in the time ours took, which
 pruning lets exceed `read_bandwidth_gb_s`, what this machine reads. `peak_memory_gib` is that of the
-whole benchmark, its peers and its twin included. The rows lie on as many devices as JAX has; a CPU
+whole benchmark, its peers and its twin included; `usearch_kernels`, of which processors usearch
+takes its kernels. The rows lie on as many devices as JAX has; a CPU
 is one, or as many as `--devices` says.
 """
 
@@ -30,18 +31,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from usearch.index import MetricKind
+from usearch.index import Index, MetricKind
 from usearch.index import search as usearch_exact
 
-from benchmarks.crops import (
-    MAX_SEGMENTS,
-    MIN_AREA_FRAC,
-    NUM_SCENES,
-    crop,
-    draw_layouts,
-    make_store,
-    read_ids,
-)
+from benchmarks.crops import NUM_SCENES, crop, draw_layouts, make_spec, make_store, read_ids
 from benchmarks.retrieval_twin import count_mismatches, pack
 from benchmarks.timing import time_in_turn
 from sims_jax import labels as label_spaces
@@ -51,7 +44,6 @@ from sims_jax.bank.match import match, search
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
 from sims_jax.labels import LabelSpace
-from sims_jax.types import BankSpec
 
 REPEATS = 7
 WARM = 3  # calls of its own before each timed one; *_cold: none, so right after another's
@@ -77,7 +69,7 @@ def main() -> None:
     if jax.config.jax_platforms in (None, "cpu"):
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     label_space = getattr(label_spaces, arguments.labels)
-    spec = BankSpec(label_space, arguments.grid, arguments.grid, MAX_SEGMENTS, MIN_AREA_FRAC)
+    spec = make_spec(label_space, arguments.grid, arguments.grid)
     sources, query_sources = read_sources(arguments, label_space)
     rng = np.random.default_rng(0)
     store = make_store(sources, arguments.segments, spec, rng)
@@ -161,6 +153,9 @@ def measure(store: Store, queries: UInt8[np.ndarray, "B h w"]) -> dict[str, obje
         "pairs": pairs,
         "devices": [str(device) for device in jax.devices()],
         "threads": threads,
+        "usearch_kernels": Index(
+            ndim=8 * mask_bytes, metric=MetricKind.Tanimoto, dtype="b1"
+        ).hardware_acceleration,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 

@@ -35,6 +35,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import sims_jax
 from benchmarks.timing import repeat_in_turn, time_once
@@ -68,7 +69,9 @@ def main() -> None:
             if arguments.workdir:
                 model, layouts = open_model(arguments.workdir)
             else:
-                model, layouts = invent_model(size, pathlib.Path(folder) / f"{size[0]}x{size[1]}")
+                config = get_config("small")
+                config.bank.image_size = size
+                model, layouts = invent_model(config, pathlib.Path(folder) / f"{size[0]}x{size[1]}")
             height, width = model.spec.image_size
             for batch in BATCHES:
                 name = f"{height}x{width}, batch {batch}"
@@ -92,10 +95,8 @@ def open_model(workdir: pathlib.Path) -> tuple[Model, list[np.ndarray]]:
     return model, [read_layout(path, model.labels) for path in paths]
 
 
-def invent_model(size: tuple[int, int], folder: pathlib.Path) -> tuple[Model, list[np.ndarray]]:
+def invent_model(config: ConfigDict, folder: pathlib.Path) -> tuple[Model, list[np.ndarray]]:
     """A model that has learned nothing, with a bank of a few scenes, and their layouts."""
-    config = get_config("small")
-    config.bank.image_size = size
     store = draw_store(read_settings(config), SCENES, folder)
     tasks = invent_tasks(config, store, store)
     params = {

@@ -51,6 +51,6 @@ def test_training_and_photos_are_measured(measure, monkeypatch):
         return config
 
     monkeypatch.setattr(cityscapes, "get_config", get_config)
-    figures = measure("--parts=step,photo")
+    figures = measure("--parts", "step", "photo")
     assert figures["step"]["bfloat16"]["tflop_a_step"] > 0
     assert figures["photo"]["64x128"]["ours_ms"] >= figures["photo"]["64x128"]["paint_ms"] > 0

@@ -17,7 +17,7 @@ import grain
 import jax
 import numpy as np
 
-READ_THREADS = min(os.cpu_count() or 1, 16)  # with more, batches are no sooner there
+READ_THREADS = min(os.cpu_count() or 1, 16)  # one a core
 READ_AHEAD = 4  # batches
 
 
