@@ -335,6 +335,7 @@ def _map_chunks(function, arguments, needed: Bool[Array, "n"], chunk: int):
         x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
         return x.reshape(-1, chunk, *x.shape[1:])
 
+    function = jax.jit(function)  # traced once, for its shapes and for what it does
     chunks = jax.tree.map(split, tuple(arguments))
     shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], chunks))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

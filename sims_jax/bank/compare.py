@@ -2,10 +2,11 @@
 
     bound_tiles     of all rows of a tile, by the hull of their boxes and the range of their areas
     bound_rows      of each row, by its box, its area and its counts in parts of the frame
-    compare_masks   masks bit by bit, contexts as bounded before
+    compare_masks   masks bit by bit
     score_rows      contexts bit by bit: the score itself
 
-A slot is a row's place in the share of a device.
+A slot is a row's place in the share of a device. The four are jitted, so that tracing the search,
+which asks for each in several places, traces them once.
 """
 
 import functools
@@ -64,6 +65,7 @@ def find_present(values: Integer[Array, "Q n *S"]) -> Present:
     return Present(jnp.where(none, 0, values[query, place]), place, number)
 
 
+@jax.jit
 def bound_tiles(
     rows: Rows, queries: Query, query: Int[Array, "n"]
 ) -> tuple[Int[Array, "n"], Float[Array, "n class_tiles"]]:
@@ -101,9 +103,10 @@ def _ratio(rows: Rows, common: Array, total: Array) -> Float[Array, "..."]:
 
 def _take(values: Array, index: Int[Array, "*B"]) -> Array:
     """values[index], of an index that is known to be one."""
-    return values.at[index].get(mode="promise_in_bounds")
+    return values.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
+@jax.jit
 def bound_rows(
     rows: Rows, queries: Query, query: Int[Array, "n"], tile: Int[Array, "n"]
 ) -> tuple[Float[Array, "n tile"], Float[Array, "n tile"]]:
@@ -140,10 +143,11 @@ def _common_parts(
         return jnp.minimum(_take(counts, first + place), value[:, None]).astype(dtype)
 
     none = jnp.zeros((tile.size, TILE), dtype)
-    return _add_up(own, query, common, none, lambda x: x).astype(jnp.int32)
+    return _add_up(rows, own, query, common, none, lambda x: x).astype(jnp.int32)
 
 
 def _add_up(
+    rows: Rows,
     own: Present,
     query: Int[Array, "n"],
     common: Callable[[Array, Array], Array],
@@ -163,34 +167,22 @@ def _add_up(
         some = [common(place[:, i], value[:, i]) for i in range(_STEP)]
         return total + gather(functools.reduce(jnp.add, some))
 
-    def in_steps(total: Array) -> Array:
+    if rows.on_cpu:
         steps = (own.number[query].max() + _STEP - 1) // _STEP
         return jax.lax.fori_loop(0, steps, step, total)
-
-    def at_once(total: Array) -> Array:
-        all_ = jax.vmap(common, 1)(_take(own.place, query), _take(own.value, query))
-        return total + gather(all_.sum(axis=0, dtype=all_.dtype))
-
-    return jax.lax.platform_dependent(total, cpu=in_steps, default=at_once)
+    all_ = jax.vmap(common, 1)(_take(own.place, query), _take(own.value, query))
+    return total + gather(all_.sum(axis=0, dtype=all_.dtype))
 
 
 def _count(words: UInt32[Array, "n lanes"]) -> Int[Array, "n"]:
     return jnp.sum(words.astype(jnp.int32), axis=-1, dtype=jnp.int32)
 
 
+@jax.jit
 def compare_masks(
-    rows: Rows,
-    queries: Query,
-    query: Int[Array, "n"],
-    slot: Int[Array, "n"],
-    context: Float[Array, "n"],
+    rows: Rows, queries: Query, query: Int[Array, "n"], slot: Int[Array, "n"]
 ) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
-    """Common cells of the masks of pairs, and what the pairs score at most.
-
-    Args:
-      query, slot: of each pair; a slot is a row's place in this device's share.
-      context: what their contexts score at most.
-    """
+    """Common cells of the masks of pairs, and what these score, rounded up."""
     tile, place = slot // TILE, slot % TILE
     blocks = rows.mask.shape[-1] // LANES
     masks = rows.mask.reshape(-1, LANES)
@@ -199,11 +191,12 @@ def compare_masks(
         return jax.lax.population_count(_take(masks, slot * blocks + block) & own)
 
     none = jnp.zeros(slot.shape, jnp.int32)
-    common = _add_up(queries.mask, query, both, none, _count)
+    common = _add_up(rows, queries.mask, query, both, none, _count)
     total = rows.outline[tile, AREA, place] + queries.outline[query, AREA]
-    return common, _ratio(rows, common, total) + context
+    return common, _ratio(rows, common, total)
 
 
+@jax.jit
 def score_rows(
     rows: Rows,
     queries: Query,
@@ -237,7 +230,7 @@ def score_rows(
         return jax.lax.population_count(~differ & context & inside)
 
     none = jnp.zeros(slot.shape, jnp.int32)
-    shared = _add_up(queries.context, query, equal, none, _count)
+    shared = _add_up(rows, queries.context, query, equal, none, _count)
     union = outline[:, AREA] + own[:, AREA] - common
     either = outline[:, LABELLED] + own[:, LABELLED] - shared
     if exclude is not None:

@@ -122,7 +122,8 @@ def empty_bank(spec: BankSpec) -> Bank:
     )
     sizes = fit([share], spec.labels.num_classes)
     fields = jax.tree.map(jnp.asarray, prepare_rows(share, spec, sizes))
-    rows = Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=None)
+    on_cpu = jax.default_backend() == "cpu"
+    rows = Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=None, on_cpu=on_cpu)
     photo = jnp.zeros((*size, 3), jnp.uint8)
     return Bank(rows=rows, photos=Photos(photo=photo, component=jnp.asarray(component)))
 
@@ -139,8 +140,13 @@ def put_rows(
     devices: Sequence[jax.Device],
 ) -> Rows:
     """Rows of what `prepare_rows` has made, or will make, of the share of each device."""
-    fields = put(prepared, devices)
-    return Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=mesh_of(devices))
+    return Rows(
+        **put(prepared, devices),
+        spec=spec,
+        class_tiles=sizes.class_tiles,
+        mesh=mesh_of(devices),
+        on_cpu=devices[0].platform == "cpu",
+    )
 
 
 def put(

@@ -140,14 +140,14 @@ def _count_in_bands(
     Of one word are no more than `width` of a kind.
     """
     height, count, (columns, _) = grid[0], cells.shape[1], _shape(grid)
-    cells = cells.reshape(*_shape(grid), count)
-    kinds = kinds.reshape(-1, *_shape(grid), 1)
+    cells = jnp.unstack(cells.reshape(*_shape(grid), count), axis=1)
+    kinds = jnp.unstack(kinds.reshape(-1, *_shape(grid), 1), axis=2)
     ends = [band * height // bands for band in range(bands + 1)]
     rows = [range(start, stop) for start, stop in itertools.pairwise(ends)]
     # Row by row, and all segments side by side: so it is vectorised.
-    none = jnp.zeros((len(kinds), columns, count), jnp.uint32)
+    none = jnp.zeros((len(kinds[0]), columns, count), jnp.uint32)
     counts = [
-        sum((jax.lax.population_count(cells[:, y] & kinds[:, :, y]) for y in band_rows), start=none)
+        sum((jax.lax.population_count(cells[y] & kinds[y]) for y in band_rows), start=none)
         for band_rows in rows
     ]
     dtype = jnp.uint8 if width * max(map(len, rows)) < 2**8 else jnp.uint16

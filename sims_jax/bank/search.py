@@ -6,8 +6,8 @@ All segments of a batch go through it together. Rows are kept in tiles that lie 
 frame. Areas and boxes bound the score of all rows of a tile from above; counts of cells by part of
 the frame bound that of each row more closely. In the tiles with the highest bounds the most
 promising rows are scored: the worst of their K best is a floor, and what is bounded below it is
-out. Of what reaches it, in these tiles and then in the others, rows are bounded, then masks
-compared, then contexts; every step leaves few to the next.
+out. In all tiles that reach it rows are bounded, then masks compared, then contexts; every step
+leaves few to the next.
 """
 
 import functools
@@ -38,7 +38,8 @@ _FIRST_TILE_OF, _FIRST_TILES, _FIRST_ROWS_A_TILE = 64, (16, 48), 2
 _GROUP = 1024
 _TILES_A_ROUND, _MASKS_A_ROUND, _CONTEXTS_A_ROUND, _WON_A_ROUND = 32, 96, 48, 32
 # Queries, tiles and pairs looked at in one go: on a CPU what is made of them fits a cache, and is
-# enough to keep two cores busy. An accelerator takes so many times as many.
+# enough to keep two cores busy. An accelerator, for which every turn of a loop of unknown length
+# is a question to its host, takes so many times as many.
 _QUERIES_A_PIECE, _TILES_A_PIECE, _PAIRS_A_PIECE = 16, 2048, 2048
 _ACCELERATED = 64
 
@@ -49,16 +50,6 @@ class Best:
 
     score: UInt32[Array, "*Q K"]
     row: Int[Array, "*Q K"]
-
-
-@struct.dataclass
-class _Tiles:
-    """Pairs of queries and tiles, with the bounds of the rows of these."""
-
-    query: Int[Array, "n"]
-    tile: Int[Array, "n"]
-    most: Float[Array, "n tile"]
-    context: Float[Array, "n tile"]  # what of it is their contexts'
 
 
 def search_share(
@@ -112,71 +103,70 @@ def _search_group(
     count = queries.class_id.size
     all_queries = jnp.arange(count, dtype=jnp.int32)
     valid = jnp.sum(queries.class_id >= 0, dtype=jnp.int32)  # these come first
+    in_pieces = functools.partial(_in_pieces, 1 if rows.on_cpu else _ACCELERATED)
     tiles_of = functools.partial(bound_tiles, rows, queries)
-    first, bounds = _in_pieces(tiles_of, _QUERIES_A_PIECE, valid, all_queries)
+    first, bounds = in_pieces(_QUERIES_A_PIECE, tiles_of, valid, all_queries)
     bounds = jnp.where((all_queries < valid)[:, None], bounds, -1.0)
     bound = functools.partial(bound_rows, rows, queries)
     compare = functools.partial(compare_masks, rows, queries)
     score = functools.partial(score_rows, rows, queries, labels, exclude)
 
-    def least(best: Best, zeros: Array) -> Float[Array, "Q"]:
-        # A row equal to the last of K may still win by its number.
-        return jnp.maximum(best.score[:, -1].astype(jnp.float32), jnp.where(zeros, 0.0, 1.0))
-
-    def look_at_rows(pairs: _Tiles, there: Array, zeros: Array, best: Best) -> Best:
-        def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
-            place, row = jnp.divmod(chosen, TILE)
-            asked, slot = pairs.query[place], pairs.tile[place] * TILE + row
-            around = pairs.context.reshape(-1)[chosen]
-            common, most = _in_pieces(compare, _PAIRS_A_PIECE, there.sum(), asked, slot, around)
-
-            def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
-                few = asked[chosen], slot[chosen], common[chosen]
-                value, row = _in_pieces(score, _PAIRS_A_PIECE, there.sum(), *few)
-                usable = (row >= 0) & ((value == 0) == zeros)
-                return _take(best, jnp.where(there, few[0], count), value, row, usable)
-
-            keep = there & (most >= least(best, zeros)[asked])
-            return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
-
-        keep = there & (pairs.most >= least(best, zeros)[pairs.query, None])
-        return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
-
-    best, looked_at = nothing(count, candidates), jnp.zeros(bounds.shape, bool)
+    best = nothing(count, candidates)
     tiles = min(max(rows.class_tiles // _FIRST_TILE_OF, _FIRST_TILES[0]), _FIRST_TILES[1])
     tiles = max(tiles, -(-candidates // TILE))
     if tiles <= rows.class_tiles:  # or they are about all rows
         tile_bound, index = jax.lax.top_k(bounds, tiles)
-        looked_at = looked_at.at[all_queries[:, None], index].set(tile_bound >= 0)
         tile = jnp.where(tile_bound >= 0, index + first[:, None], -1)
-        best, left = _look_first(tile, valid, bound, compare, score, candidates)
-        best = look_at_rows(left, jnp.array(True), jnp.array(False), best)
+        best = _look_first(in_pieces, tile, valid, bound, compare, score, candidates)
 
     def look(number: Array, best: Best) -> Best:
         zeros = number > 0
 
+        def least(best: Best) -> Float[Array, "Q"]:
+            # A row equal to the last of K may still win by its number.
+            return jnp.maximum(best.score[:, -1].astype(jnp.float32), jnp.where(zeros, 0.0, 1.0))
+
         def look_at_tiles(chosen: Array, there: Array, best: Best) -> Best:
             query, tile = jnp.divmod(chosen, rows.class_tiles)
             tile += first[query]
-            most = _in_pieces(bound, _TILES_A_PIECE, there.sum(), query, tile)
-            return look_at_rows(_Tiles(query, tile, *most), there[:, None], zeros, best)
+            most, context = in_pieces(_TILES_A_PIECE, bound, there.sum(), query, tile)
 
-        new = jnp.where(zeros, best.row[:, -1:] < 0, ~looked_at)
-        keep = new & (bounds >= least(best, zeros)[:, None])
+            def look_at_masks(chosen: Array, there: Array, best: Best) -> Best:
+                place, row = jnp.divmod(chosen, TILE)
+                asked, slot = query[place], tile[place] * TILE + row
+                common, most = in_pieces(_PAIRS_A_PIECE, compare, there.sum(), asked, slot)
+                most += context.reshape(-1)[chosen]
+
+                def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
+                    few = asked[chosen], slot[chosen], common[chosen]
+                    value, row = in_pieces(_PAIRS_A_PIECE, score, there.sum(), *few)
+                    known = (best.row[few[0]] == row[:, None]).any(axis=1)
+                    usable = (row >= 0) & ((value == 0) == zeros) & ~known
+                    return _take(best, jnp.where(there, few[0], count), value, row, usable)
+
+                keep = there & (most >= least(best)[asked])
+                return _in_rounds(keep, _CONTEXTS_A_ROUND * count, look_at_contexts, best)
+
+            keep = there[:, None] & (most >= least(best)[query, None])
+            return _in_rounds(keep, _MASKS_A_ROUND * count, look_at_masks, best)
+
+        keep = ~zeros | (best.row[:, -1:] < 0)
+        keep &= bounds >= least(best)[:, None]
         return _in_rounds(keep, _TILES_A_ROUND * count, look_at_tiles, best)
 
     return jax.lax.fori_loop(0, 2, look, best)
 
 
 def _look_first(
+    in_pieces: Callable[..., tuple[Array, ...]],
     tile: Int[Array, "Q tiles"],
     valid: Int[Array, ""],
     bound: Callable[..., tuple[Array, Array]],
     compare: Callable[..., tuple[Array, Array]],
     score: Callable[..., tuple[Array, Array]],
     candidates: int,
-) -> tuple[Best, _Tiles]:
-    """The K best of a few promising rows in some tiles of each query, and what is left of these.
+) -> Best:
+    """The K best of a few promising rows in some tiles of each query.
 
     Rows that score 0 are not among the best. Tile -1 is none; the first `valid` queries have some.
     """
@@ -184,20 +174,17 @@ def _look_first(
     promising = max(_FIRST_ROWS_A_TILE * tiles, candidates)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
     asked = jnp.broadcast_to(query, tile.shape).reshape(-1)
-    most, context = _in_pieces(bound, _TILES_A_PIECE, valid * tiles, asked, tile.reshape(-1))
+    most, _ = in_pieces(_TILES_A_PIECE, bound, valid * tiles, asked, tile.reshape(-1))
     most = jnp.where(tile[..., None] >= 0, most.reshape(*tile.shape, TILE), -1.0)
     most = most.reshape(count, -1)
 
     row_bound, place = _best_of_every(most, promising)
     slot = jnp.take_along_axis(tile, place // TILE, axis=1) * TILE + place % TILE
-    around = jnp.take_along_axis(context.reshape(count, -1), place, axis=1)
-    pairs = [x.reshape(-1) for x in (jnp.broadcast_to(query, slot.shape), slot, around)]
-    common, _ = _in_pieces(compare, _PAIRS_A_PIECE, valid * promising, *pairs)
-    value, row = _in_pieces(score, _PAIRS_A_PIECE, valid * promising, *pairs[:2], common)
+    pairs = [x.reshape(-1) for x in (jnp.broadcast_to(query, slot.shape), slot)]
+    common, _ = in_pieces(_PAIRS_A_PIECE, compare, valid * promising, *pairs)
+    value, row = in_pieces(_PAIRS_A_PIECE, score, valid * promising, *pairs, common)
     value, row = value.reshape(slot.shape), row.reshape(slot.shape)
-    best = best_of(value, jnp.where((row_bound >= 0) & (value > 0), row, -1), candidates)
-    most = most.at[query, place].set(-1.0).reshape(-1, TILE)
-    return best, _Tiles(asked, tile.reshape(-1), most, context)
+    return best_of(value, jnp.where((row_bound >= 0) & (value > 0), row, -1), candidates)
 
 
 def _best_of_every(
@@ -216,6 +203,7 @@ def nothing(count: int, candidates: int) -> Best:
     return Best(jnp.zeros(shape, jnp.uint32), jnp.full(shape, -1, jnp.int32))
 
 
+@jax.jit
 def _take(
     best: Best,
     query: Int[Array, "n"],
@@ -253,6 +241,7 @@ def _take(
     return jax.lax.while_loop(lambda state: state[0].any(), one_round, (wins(best), best))[1]
 
 
+@functools.partial(jax.jit, static_argnames="candidates")
 def best_of(score: UInt32[Array, "Q n"], row: Int[Array, "Q n"], candidates: int) -> Best:
     """The K best of n rows of each query, of which some may be -1."""
 
@@ -295,28 +284,15 @@ def _in_rounds(
 
 
 def _in_pieces(
-    function: Callable[..., tuple[Array, ...]],
-    piece: int,
-    count: Int[Array, ""],
-    *pairs: Int[Array, "n"],
-) -> tuple[Array, ...]:
-    """`function` of the first `count` of n pairs, a piece at a time; zeros for the others."""
-    return jax.lax.platform_dependent(
-        count,
-        *pairs,
-        cpu=functools.partial(_in_pieces_of, piece, function),
-        default=functools.partial(_in_pieces_of, _ACCELERATED * piece, function),
-    )
-
-
-def _in_pieces_of(
+    pieces_at_once: int,
     piece: int,
     function: Callable[..., tuple[Array, ...]],
     count: Int[Array, ""],
     *pairs: Int[Array, "n"],
 ) -> tuple[Array, ...]:
+    """`function` of the first `count` of n pairs, in pieces; zeros for the others."""
     size = pairs[0].size
-    piece = min(piece, size)
+    piece = min(piece * pieces_at_once, size)
     pieces = [jnp.pad(x, (0, -size % piece)).reshape(-1, piece) for x in pairs]
     shapes = jax.eval_shape(function, *(x[0] for x in pieces))
     zeros = tuple(jnp.zeros((pieces[0].size, *x.shape[1:]), x.dtype) for x in shapes)
