@@ -25,6 +25,7 @@ from sims_jax.data.check.report import (
     write_sheet,
 )
 from sims_jax.labels import CITYSCAPES, SCENES, VOID
+from sims_jax.ops.adjacent import find_adjacent
 from sims_jax.types import BankSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -209,7 +210,24 @@ def test_segments_are_counted_as_the_bank_does_where_nothing_thin_joins(tiny_sto
     layouts, instances = store.layout[:, ::2, ::2], store.instances[:, ::2, ::2]
     layouts = np.where(np.isin(layouts, SCENES.ids(SCENES.thin)), VOID, layouts)
     segments = jax.jit(split_layout, static_argnums=1)(layouts, spec, instances)
-    for layout, instance, classes in zip(layouts, instances, segments.class_id, strict=True):
+    for index, (layout, instance) in enumerate(zip(layouts, instances, strict=True)):
+        classes = segments.class_id[index]
         expected = np.bincount(classes[classes >= 0], minlength=SCENES.num_classes)
-        found = count_segments(layout, SCENES, 0.01, instance)
+        found, pairs = count_segments(layout, SCENES, 0.01, instance)
         np.testing.assert_array_equal(found, expected)
+        planar = np.isin(classes, SCENES.ids(SCENES.planar))
+        adjacent = find_adjacent(np.asarray(segments.component[index]))
+        assert pairs == sum(not planar[[a, b]].any() for a, b in adjacent)
+
+
+def test_photos_in_which_no_objects_touch_are_a_fault(tmp_path):
+    """What training would stop at when it comes to the ordering network."""
+    write_folder(tmp_path)
+    content = json.loads((tmp_path / "labels.json").read_text())
+    for entry in content["classes"]:
+        entry["planar"] = True
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    report = check(tmp_path)
+    assert [fault.message.partition(" (")[0] for fault in report.faults] == [
+        "folder: found no two adjacent objects"
+    ] * 2

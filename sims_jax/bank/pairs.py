@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from sims_jax.bank.store import Store
 from sims_jax.labels import LabelSpace
+from sims_jax.ops.adjacent import find_adjacent
 from sims_jax.progress import progress
 
 ADJACENT = np.ones((3, 3), bool)  # SIMS, official code
@@ -61,7 +62,7 @@ def _photo_pairs(store: Store, photo: int, depth: np.ndarray | None):
     component = store.component[photo]
     row_of = store.row_of[photo]
     planar = store.spec.labels.ids(store.spec.labels.planar)
-    for a, b in _adjacent(component):
+    for a, b in find_adjacent(component):
         row_a, row_b = row_of[a], row_of[b]
         class_a, class_b = store.row_class[row_a], store.row_class[row_b]
         lowest_a, lowest_b = store.row_box_yx[row_a][2], store.row_box_yx[row_b][2]
@@ -74,18 +75,6 @@ def _photo_pairs(store: Store, photo: int, depth: np.ndarray | None):
             if truth is None:
                 continue
         yield a, b, class_a, class_b, truth, prior
-
-
-def _adjacent(component: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (a, b), a < b, of ids that touch in the 8-neighbourhood."""
-    found = set()
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        here = component[: component.shape[0] - dy, max(0, -dx) : component.shape[1] - max(0, dx)]
-        there = component[dy:, max(0, dx) : component.shape[1] + min(0, dx)]
-        differ = (here != there) & (here >= 0) & (there >= 0)
-        touching = np.stack([here[differ], there[differ]], axis=1)
-        found.update(map(tuple, np.unique(np.sort(touching, axis=1), axis=0).tolist()))
-    return sorted(found)
 
 
 def _nearer_at_contact(component, depth, a: int, b: int, boxes) -> bool | None:

@@ -17,6 +17,7 @@ from scipy import ndimage
 from sims_jax.data.pairs import Listed, Splits, check_ids, check_maps
 from sims_jax.errors import InputError
 from sims_jax.labels import CITYSCAPES, VOID, LabelSpace
+from sims_jax.ops.adjacent import find_adjacent
 from sims_jax.ops.resize import resize_labels
 from sims_jax.progress import progress
 
@@ -49,6 +50,7 @@ class Finding:
       digest: of the photo's content, to find copies.
       pixels: int64 [C + 1], of each class; the last is void.
       segments: int64 [C], of each class at the bank's size.
+      pairs: of these, pairs that touch and of which neither is planar: what order is learned from.
     """
 
     one: Listed
@@ -58,6 +60,7 @@ class Finding:
     digest: str
     pixels: np.ndarray
     segments: np.ndarray
+    pairs: int
 
 
 def examine_all(
@@ -108,7 +111,7 @@ def examine(
     if root:
         faults += _leaving(one, root)
     pixels = np.zeros(labels.num_classes + 1, np.int64)
-    segments = pixels[:-1].copy()
+    segments, pairs = pixels[:-1].copy(), 0
     if "layout" in example:
         layout = example["layout"]
         count = np.bincount(layout.ravel(), minlength=VOID + 1)
@@ -119,7 +122,7 @@ def examine(
             for name in ("layout", "instances")
             if name in example
         }
-        segments = count_segments(labels=labels, min_area_frac=min_area_frac, **small)
+        segments, pairs = count_segments(labels=labels, min_area_frac=min_area_frac, **small)
     photo = example.get("photo")
     return Finding(
         one=one,
@@ -129,6 +132,7 @@ def examine(
         digest=hashlib.sha256(photo).hexdigest() if photo else "",
         pixels=pixels,
         segments=segments,
+        pairs=pairs,
     )
 
 
@@ -137,12 +141,13 @@ def count_segments(
     labels: LabelSpace,
     min_area_frac: float,
     instances: np.ndarray | None = None,
-) -> np.ndarray:
-    """int64 [C]: 8-connected components of each class, and of each instance of one.
+) -> tuple[np.ndarray, int]:
+    """8-connected components of each class, and of each instance of one; int64 [C], and pairs.
 
+    Pairs are those that touch and of which neither is planar.
     Differs from `bank.segments`: what only poles and signs separate is not joined.
     """
-    counts = np.zeros(labels.num_classes, np.int64)
+    class_ids, component = [], np.full(layout.shape, -1)
     context = labels.ids(labels.context)
     for class_id in np.setdiff1d(np.unique(layout), [VOID]):
         of_class = layout == class_id
@@ -150,10 +155,16 @@ def count_segments(
         if instances is not None and class_id not in context:
             parts = [of_class & (instances == i) for i in np.unique(instances[of_class])]
         for part in parts:
-            component, _ = ndimage.label(part, np.ones((3, 3)))
-            area = np.bincount(component.ravel())[1:]
-            counts[class_id] += (area >= min_area_frac * layout.size).sum()
-    return counts
+            number, _ = ndimage.label(part, np.ones((3, 3)))
+            area = np.bincount(number.ravel())
+            large = np.flatnonzero(area[1:] >= min_area_frac * layout.size) + 1
+            index = np.full(len(area), -1)
+            index[large] = len(class_ids) + np.arange(len(large))
+            component = np.where(part, index[number], component)
+            class_ids += [class_id] * len(large)
+    planar = np.isin(class_ids, labels.ids(labels.planar))
+    pairs = sum(not planar[[a, b]].any() for a, b in find_adjacent(component))
+    return np.bincount(np.array(class_ids, int), minlength=labels.num_classes), pairs
 
 
 def find_copies(findings: list[Finding]) -> Iterator[Fault]:

@@ -100,6 +100,12 @@ def _find_shortage(name: str, findings: list[Finding]) -> Iterator[Fault]:
                 "config.bank.min_area_frac",
                 (),
             )
+        elif not sum(finding.pairs for finding in found):
+            yield Fault(
+                f"{name}: found no two adjacent objects (neither is planar) in {split}, expected "
+                "some to learn their order from; add photos or lower config.bank.min_area_frac",
+                (),
+            )
 
 
 def _find_unseen(labels: LabelSpace, findings: list[Finding]) -> list[Fault]:
