@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import pathlib
 import zlib
 
 import jax
@@ -87,11 +88,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         "classes": {name: _by_class(photos, heldout) for name, photos in looked.items()},
         "videos": _by_video(functions, heldout),
     }
-    name = arguments.split + "-coarse" * arguments.coarse
-    name += "-reference" if arguments.reference else ""
-    if arguments.photos:  # folders of one name are not one report
-        place = arguments.photos.resolve()
-        name = f"{place.name}-{zlib.crc32(str(place).encode()):08x}"
+    name = _name(arguments)
     path = arguments.json or folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = folder / f"{name}.png"
@@ -110,6 +107,20 @@ def _check(arguments: argparse.Namespace) -> None:
     for one, other in APART:
         if getattr(arguments, one) and getattr(arguments, other):
             raise InputError(f"--{one}: found --{other}, expected one of the two; leave out one")
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    """Of the report: another for what makes other photos, or others beside them."""
+
+    def known_by_place(path: pathlib.Path) -> str:  # folders and files of one name are not one
+        return f"-{zlib.crc32(str(path.resolve()).encode()):08x}"
+
+    if arguments.photos:
+        return arguments.photos.resolve().name + known_by_place(arguments.photos)
+    name = arguments.split + "-coarse" * arguments.coarse + "-baselines" * arguments.baselines
+    if arguments.reference:
+        name += "-reference" + known_by_place(arguments.reference)
+    return name
 
 
 def _describe(judge: Judge, store: Store, heldout: Store, judged: str) -> dict[str, object]:
