@@ -212,7 +212,8 @@ class Study:
             train_judge(open_bank(run / "bank"), open_bank(run / "heldout"), judges)
             for judge in judges.iterdir():
                 link(run / report.FOLDER / judge.name, judge)
-            flags = [f"--workdir={run}"] + ["--baselines"] * baselines
+            flags = [f"--workdir={run}", f"--json={report_of(run)}"]
+            flags += ["--baselines"] * baselines
             found = report.evaluate(evaluate_parser().parse_args(flags))
             jax.clear_caches()  # another variant has other programs
             gc.collect()
@@ -275,9 +276,14 @@ def link(path: pathlib.Path, target: pathlib.Path) -> None:
         path.symlink_to(os.path.relpath(target, path.parent))
 
 
+def report_of(run: pathlib.Path) -> pathlib.Path:
+    """One place, with baselines or without."""
+    return run / report.FOLDER / "val.json"
+
+
 def read_judged(run: pathlib.Path, baselines: bool) -> dict | None:
     """The report of a run that is trained and judged by the present protocol."""
-    path = run / report.FOLDER / "val.json"
+    path = report_of(run)
     if not path.exists():
         return None
     found = json.loads(path.read_text())

@@ -81,7 +81,7 @@ class Rows:
     spec: BankSpec = struct.field(pytree_node=False)
     class_tiles: int = struct.field(pytree_node=False)  # no class has more of them in a share
     mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False)  # None for one device
-    on_cpu: bool = struct.field(pytree_node=False)  # where they are searched in small pieces
+    on_cpu: bool = struct.field(pytree_node=False)  # searched in small pieces and steps
 
 
 @struct.dataclass

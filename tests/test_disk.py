@@ -103,7 +103,7 @@ def test_photos_of_a_bank_on_disk_are_the_same(tiny_model, tiny_stores, models, 
 
 
 def test_pixels_of_a_bank_on_disk_are_the_same_bits(tiny_model, tiny_stores, models):
-    """Nothing is rounded before them; the photos, compiled as outside of tests, differ by that."""
+    """Compiled as outside of tests, on one device: photos may differ by rounding."""
     store, params = tiny_stores[0], jax.device_get(tiny_model.params)
     one = jax.devices()[:1]
     bank, on_disk = (

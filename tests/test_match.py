@@ -231,7 +231,11 @@ def test_many_rounds_equal_one(crowd, monkeypatch):
     monkeypatch.setattr(compare, "_STEP", 3)
     rows = bank_of(photos, spec).rows
     rounds = jax.jit(lambda rows, queries: match(rows, queries, candidates=7))
-    assert_equals_twin(rows, rounds(rows, queries), twin)
+    jax.clear_caches()  # what is traced with other numbers
+    try:
+        assert_equals_twin(rows, rounds(rows, queries), twin)
+    finally:
+        jax.clear_caches()
 
 
 def test_an_accelerators_way_equals_a_cpus(crowd):

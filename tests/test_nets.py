@@ -375,14 +375,17 @@ def test_upsampling_is_exact_in_size_and_on_flat_images():
         np.testing.assert_allclose(up, 0.25, rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(6, 8), (5, 8), (5, 7)])
-def test_upsampling_equals_jax_image_resize_forward_and_backward(size):
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+@pytest.mark.parametrize(
+    "size, of", [((6, 8), (3, 4)), ((5, 8), (3, 4)), ((5, 7), (3, 4)), ((2, 2), (1, 1))]
+)
+def test_upsampling_equals_jax_image_resize_forward_and_backward(size, of):
+    x = jax.random.normal(jax.random.key(0), (2, *of, 5))
     gradient = jax.random.normal(jax.random.key(1), (2, *size, 5))
     plain = lambda x: jax.image.resize(x, gradient.shape, "bilinear", antialias=False)  # noqa: E731
     results = [jax.vjp(way, x) for way in (plain, lambda x: layers.upsample(x, size))]
     np.testing.assert_allclose(*(up for up, _ in results), atol=1e-6)
     np.testing.assert_allclose(*(back(gradient)[0] for _, back in results), atol=1e-5)
+    assert layers.upsample(x.astype(jnp.bfloat16), size).dtype == jnp.bfloat16
 
 
 def test_one_hot_layout_gives_void_the_last_channel():

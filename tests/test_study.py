@@ -94,7 +94,7 @@ def trained(monkeypatch):
             "scores": {name: scores | {"bank_share": 0.5} for name in names},
             "real_halves": {"frechet": 1.0},
         }
-        (run / "evaluate" / "val.json").write_text(json.dumps(found))
+        arguments.json.write_text(json.dumps(found))
         return found
 
     def train_judge(store, heldout, folder):

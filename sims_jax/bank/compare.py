@@ -102,7 +102,7 @@ def _ratio(rows: Rows, common: Array, total: Array) -> Float[Array, "..."]:
 
 
 def _take(values: Array, index: Int[Array, "*B"]) -> Array:
-    """values[index], of an index that is known to be one."""
+    """values[index], of an index that is known to be one, or of which nothing is used."""
     return values.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 

@@ -140,6 +140,7 @@ def _search_group(
                 def look_at_contexts(chosen: Array, there: Array, best: Best) -> Best:
                     few = asked[chosen], slot[chosen], common[chosen]
                     value, row = in_pieces(_PAIRS_A_PIECE, score, there.sum(), *few)
+                    # Those of the first look come by again; the best are to be different rows.
                     known = (best.row[few[0]] == row[:, None]).any(axis=1)
                     usable = (row >= 0) & ((value == 0) == zeros) & ~known
                     return _take(best, jnp.where(there, few[0], count), value, row, usable)
@@ -171,11 +172,12 @@ def _look_first(
     Rows that score 0 are not among the best. Tile -1 is none; the first `valid` queries have some.
     """
     count, tiles = tile.shape
+    there, tile = tile >= 0, jnp.maximum(tile, 0)
     promising = max(_FIRST_ROWS_A_TILE * tiles, candidates)
     query = jnp.arange(count, dtype=jnp.int32)[:, None]
     asked = jnp.broadcast_to(query, tile.shape).reshape(-1)
     most, _ = in_pieces(_TILES_A_PIECE, bound, valid * tiles, asked, tile.reshape(-1))
-    most = jnp.where(tile[..., None] >= 0, most.reshape(*tile.shape, TILE), -1.0)
+    most = jnp.where(there[..., None], most.reshape(*tile.shape, TILE), -1.0)
     most = most.reshape(count, -1)
 
     row_bound, place = _best_of_every(most, promising)
@@ -243,7 +245,7 @@ def _take(
 
 @functools.partial(jax.jit, static_argnames="candidates")
 def best_of(score: UInt32[Array, "Q n"], row: Int[Array, "Q n"], candidates: int) -> Best:
-    """The K best of n rows of each query, of which some may be -1."""
+    """The K best of n rows of each query, different ones; but some may be -1."""
 
     def count_ahead(index: Array, ahead: Array) -> Array:
         other_score, other_row = (

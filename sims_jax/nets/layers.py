@@ -79,7 +79,7 @@ def upsample(x: Float[Array, "B h w F"], size: tuple[int, int]) -> Float[Array, 
     """Bilinear upsampling to exactly `size`."""
     for axis, length in enumerate(size, start=1):
         if length == 2 * x.shape[axis]:
-            x = double(x, axis)
+            x = double_axis(x, axis)
         else:
             shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
             x = jax.image.resize(x, shape, "bilinear", antialias=False)
@@ -87,7 +87,7 @@ def upsample(x: Float[Array, "B h w F"], size: tuple[int, int]) -> Float[Array, 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def double(x: Float[Array, "*S"], axis: int) -> Float[Array, "*S2"]:
+def double_axis(x: Float[Array, "*S"], axis: int) -> Float[Array, "*S2"]:
     """Bilinear upsampling of an axis to twice its length, as `jax.image.resize` has it.
 
     Differs from it in that neighbours are added, backward too, where it takes a product with a
@@ -98,7 +98,7 @@ def double(x: Float[Array, "*S"], axis: int) -> Float[Array, "*S2"]:
     return both.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
-def _double_backward(axis, _, gradient):
+def _double_axis_backward(axis, _, gradient):
     shape = gradient.shape
     gradient = gradient.reshape(*shape[:axis], -1, 2, *shape[axis + 1 :])
     even, odd = (jax.lax.index_in_dim(gradient, i, axis + 1, keepdims=False) for i in range(2))
@@ -106,7 +106,7 @@ def _double_backward(axis, _, gradient):
     return (0.75 * (even + odd) + 0.25 * (before + after),)
 
 
-double.defvjp(lambda x, axis: (double(x, axis), None), _double_backward)
+double_axis.defvjp(lambda x, axis: (double_axis(x, axis), None), _double_axis_backward)
 
 
 def _shift(a: Array, b: Array, axis: int) -> tuple[Array, Array]:
