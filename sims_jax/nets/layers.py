@@ -91,10 +91,11 @@ def double_axis(x: Float[Array, "*S"], axis: int) -> Float[Array, "*S2"]:
     """Bilinear upsampling of an axis to twice its length, as `jax.image.resize` has it.
 
     Differs from it in that neighbours are added, backward too, where it takes a product with a
-    matrix that is mostly zeros: on a CPU that is several times as slow.
+    matrix that is mostly zeros: on a CPU that is several times as slow. A quarter is exact, so that
+    fusing the product with the sum rounds no otherwise: every program gives the same bits.
     """
     before, after = _shift(x, x, axis)
-    both = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
+    both = jnp.stack([x + 0.25 * (before - x), x + 0.25 * (after - x)], axis=axis + 1)
     return both.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
@@ -103,7 +104,8 @@ def _double_axis_backward(axis, _, gradient):
     gradient = gradient.reshape(*shape[:axis], -1, 2, *shape[axis + 1 :])
     even, odd = (jax.lax.index_in_dim(gradient, i, axis + 1, keepdims=False) for i in range(2))
     before, after = _shift(odd, even, axis)
-    return (0.75 * (even + odd) + 0.25 * (before + after),)
+    own = even + odd
+    return (own + 0.25 * (before + after - own),)
 
 
 double_axis.defvjp(lambda x, axis: (double_axis(x, axis), None), _double_axis_backward)
