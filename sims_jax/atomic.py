@@ -4,6 +4,7 @@ So nothing is half done under its own name, and of several processes each writes
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -30,6 +31,18 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process is in here for the same file, to read and replace it.
+
+    What is locked is an empty hidden file beside it, which stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:

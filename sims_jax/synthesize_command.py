@@ -80,7 +80,6 @@ def synthesize_parser() -> argparse.ArgumentParser:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     import sims_jax
-    from sims_jax.atomic import write_json
     from sims_jax.labels import colorize
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.processes import describe_devices
@@ -116,7 +115,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             if not made:  # the model takes the flags
                 # Whoever takes a photo out of the bank needs to find what was made of it: what
                 # there will be is said at once, its sources at the end.
-                write_json(told, earlier | dict.fromkeys(names))
+                _add_sources(told, dict.fromkeys(names))
             made[name] = [_to_json(source, origin) for source in result.segments]
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
             write_picture(arguments.out / name, result.photo)
@@ -127,7 +126,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     finally:
         bar.close()
         if made:
-            write_json(told, earlier | made)
+            _add_sources(told, made)
     print(f"{counted(len(paths), 'photo')} and {SOURCES_FILE}: {arguments.out}")
     for class_name, count in alone.items():
         segments = counted(count, "segment")
@@ -215,6 +214,14 @@ def _read_sources(path: pathlib.Path) -> dict[str, list[dict]]:
             "move the folder, or change --out"
         )
     return sources
+
+
+def _add_sources(path: pathlib.Path, sources: dict[str, list[dict] | None]) -> None:
+    """To those that are there, which another command may be adding to."""
+    from sims_jax.atomic import locked, write_json
+
+    with locked(path):
+        write_json(path, _read_sources(path) | sources)
 
 
 def _read_pair(path: pathlib.Path, instances: pathlib.Path | None, labels) -> tuple:

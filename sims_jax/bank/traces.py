@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sims_jax.atomic import TEMPORARY_PREFIX, write_json
+from sims_jax.atomic import TEMPORARY_PREFIX, locked, write_json
 from sims_jax.bank.description import BANK_FILE, Description
 from sims_jax.config import CONFIG_FILE
 from sims_jax.data.listing import photo_id_of
@@ -78,8 +78,9 @@ def delete_traces(folder: pathlib.Path, photo_ids: Iterable[str]) -> list[pathli
     traces, struck = find_traces(folder, photo_ids)
     deleted = delete(traces)
     for sources, names in struck.items():
-        made = json.loads(sources.read_text())
-        write_json(sources, {name: made[name] for name in made if name not in names})
+        with locked(sources):
+            made = json.loads(sources.read_text())
+            write_json(sources, {name: made[name] for name in made if name not in names})
     return deleted
 
 
