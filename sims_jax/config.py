@@ -5,6 +5,8 @@ import difflib
 import json
 import math
 import pathlib
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -22,8 +24,8 @@ def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """`cls(**values)` for a frozen dataclass, with lists as tuples.
 
     Raises:
-      InputError: a key is unknown or missing, or the dataclass refuses a value; `where` names the
-        part of the config.
+      InputError: a key is unknown or missing, a value is of another type, or the dataclass refuses
+        it; `where` names the part of the config.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
@@ -33,10 +35,30 @@ def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise unknown_key(where, unknown[0], fields)
     if missing:
         raise InputError(f"{where}: found no {missing[0]!r}, expected the keys {', '.join(fields)}")
+    frozen = {name: _freeze(values[name]) for name in given}
+    for name, value in frozen.items():
+        if not _fits(value, kind := fields[name].type):
+            told = kind.__name__ if isinstance(kind, type) else kind
+            raise InputError(f"{where}.{name}: found {value!r}, expected {told}")
     try:
-        return cls(**{name: _freeze(values[name]) for name in given})
+        return cls(**frozen)
     except InputError as error:
         raise InputError(f"{where}.{error}") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type that a config's dataclasses have."""
+    parts = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(parts) == len(value) and all(map(_fits, value, parts))
+    if isinstance(value, bool):  # which is an int, too
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def check_numbers(part: Any, most: float = math.inf, **least: float) -> None:

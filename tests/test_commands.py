@@ -1,11 +1,14 @@
 """What a user gets wrong is one clear line and a status, and nothing is left half-written."""
 
+import copy
 import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ from PIL import Image
 
 from sims_jax import commands, processes, synthesize_command
 from sims_jax.errors import InputError
+from sims_jax.labels import SCENES
+from sims_jax.model import make_networks
 from sims_jax.ops.sheet import GAP_PX, contact_sheet
+from sims_jax.training.settings import read_settings
 from sims_jax.training.termination import Terminated
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -73,6 +79,26 @@ def test_unknown_config_key(tmp_path):
 def test_an_item_of_a_config_value(tmp_path):
     line = "config.stages[7]: found an item of a value, expected the whole one, such as --config.st"
     assert_one_line(train("x", tmp_path / "run", "--config.stages[7]=bank"), f"error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("bank.grid", ("a", 3), r"bank.grid: found ('a', 3), expected tuple[int, int]"),
+        ("bank.donors", "4", "bank.donors: found '4', expected int"),
+        ("bank.donors", True, "bank.donors: found True, expected int"),
+        ("pipeline.chunk", None, "pipeline.chunk: found None, expected int"),
+        ("transformer.net.widths", (8, 8.5), "widths: found (8, 8.5), expected tuple[int, ...]"),
+        ("synthesis.net.remat", "no", "synthesis.net.remat: found 'no', expected bool"),
+    ],
+)
+def test_a_config_value_of_another_type(key, value, expected, tiny_config):
+    config = copy.deepcopy(tiny_config)
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=re.escape(expected)):
+        read_settings(config)
+        make_networks(config, SCENES)
 
 
 def test_unknown_config_argument(tmp_path):
@@ -223,6 +249,18 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"out/sources\.json: found no sources.*--out"):
         synthesize()
     assert not (tmp_path / "out" / "c.png").exists()
+
+
+def test_sources_of_several_commands_at_once_are_kept(tmp_path):
+    path = tmp_path / "new" / "sources.json"
+
+    def add(number):
+        for photo in range(10):
+            synthesize_command._add_sources(path, {f"{number}-{photo}.png": []})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    assert len(json.loads(path.read_text())) == 80
 
 
 def test_the_wait_for_the_first_photo_is_told_of(synthesize, capsys):
