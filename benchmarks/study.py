@@ -15,8 +15,8 @@ skipped, so that the same command goes on where it was killed, or adds variants 
     WORKDIR/study.json, study.md   the table, after each run; --json=FILE writes it to FILE, FILE.md
 
 Not switched by a config, and so not studied: the context term of the score (retrieval's contract),
-the stencils of simulated canvases, bands that end at half a segment's depth, the terms of the
-perceptual loss on colour and chroma, and segments chosen jointly, for they are chosen one by one.
+the stencils of simulated canvases, bands that end at half a segment's depth, and the terms of the
+perceptual loss on colour and chroma.
 The ordering network has no say where segments are clipped to the layout (`canvas.adherence`
 "layout"), so it is removed where they are not.
 """
@@ -49,7 +49,7 @@ from sims_jax.training.run import SPLITS, Run
 from sims_jax.training.settings import STAGES, read_settings
 
 AS_IS = "as-is"
-# The paper's recipe, as in configs/cityscapes.py, by its three parts.
+# The paper's recipe, as in configs/cityscapes.py, by its five parts.
 OWN_SILHOUETTES = {"canvas.adherence": "segment"}
 WIDE_BANDS = {
     "canvas.inner_band_frac": 0.0175,
@@ -59,6 +59,7 @@ WIDE_BANDS = {
 }
 LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least": 1.0}
 ONE_LIGHT = {"simulation.relight_share": 0.0}
+ONE_BY_ONE = {"pipeline.light_weight": 0.0}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
     "transformer.train.schedule": "constant",
@@ -71,12 +72,13 @@ PRIOR_ORDER = {"pipeline.max_pairs": 0}
 
 VARIANTS = {
     AS_IS: {},
-    "paper": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT,
+    "paper": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT | ONE_BY_ONE,
     # The paper's recipe with one part as the config has it: an improvement added.
-    "paper+layout": WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT,
-    "paper+elision": OWN_SILHOUETTES | LITTLE_TRANSFER | ONE_LIGHT,
-    "paper+transfer": OWN_SILHOUETTES | WIDE_BANDS | ONE_LIGHT,
-    "paper+relight": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER,
+    "paper+layout": WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT | ONE_BY_ONE,
+    "paper+elision": OWN_SILHOUETTES | LITTLE_TRANSFER | ONE_LIGHT | ONE_BY_ONE,
+    "paper+transfer": OWN_SILHOUETTES | WIDE_BANDS | ONE_LIGHT | ONE_BY_ONE,
+    "paper+relight": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_BY_ONE,
+    "paper+together": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT,
     # The config without a part.
     "no-transformer": NO_TRANSFORMER,
     "no-inner-band": NO_INNER_BAND,
@@ -85,6 +87,7 @@ VARIANTS = {
     "no-transfer": {"simulation.transfer_share": 0.0},
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
     "no-relight": ONE_LIGHT,
+    "one-by-one": ONE_BY_ONE,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with more of a part, or another.
     "all-transfer": {"simulation.transfer_share": 1.0},

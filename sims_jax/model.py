@@ -19,13 +19,12 @@ from PIL import Image
 
 from sims_jax import pipeline
 from sims_jax.bank.blocks import open_blocks
-from sims_jax.bank.device import empty_bank, rows_to_device, to_device
+from sims_jax.bank.device import empty_bank, put_everywhere, rows_to_device, to_device
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.score import score_unit
 from sims_jax.bank.store import OnDisk, Store, open_bank
 from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
-from sims_jax.canvas.light import Light, measure_light
 from sims_jax.checkpoints import restore_finished
 from sims_jax.config import load_config, make
 from sims_jax.errors import InputError
@@ -35,6 +34,7 @@ from sims_jax.nets.densifier import DensifierConfig
 from sims_jax.nets.ordering import OrderingConfig
 from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
+from sims_jax.ops.light import Light, measure_light
 from sims_jax.ops.resize import resize_labels
 from sims_jax.result import Result, Source
 from sims_jax.types import Bank, BankSpec, Matches, Synthesis
@@ -104,7 +104,7 @@ class Model:
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
           reference: a photo, uint8 [H, W, 3] of any size or the path of a file; all segments of all
-            layouts are brought into its light (`sims_jax.canvas.light`).
+            layouts are brought into its light (`sims_jax.ops.light`).
 
         Raises:
           InputError: the layout or the reference cannot be read; ids are no classes; the reference
@@ -272,8 +272,7 @@ def assemble(
         bank = to_device(store, devices)
     params = pipeline.Params(**params, networks=make_networks(config, store.spec.labels))
     if bank.rows.mesh is not None:
-        everywhere = jax.sharding.NamedSharding(bank.rows.mesh, jax.sharding.PartitionSpec())
-        params = jax.device_put(params, everywhere)
+        params = put_everywhere(params, bank.rows.mesh)
     return Model(config=config, params=params, bank=bank, photo_ids=store.ids)
 
 

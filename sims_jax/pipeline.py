@@ -1,9 +1,10 @@
 """The whole of SIMS as one program: match, gather, render.
 
     match(rows, layouts)                      components and retrieval            (bank/match.py)
+    choose(params, matches, light, spec)      one row a segment                  (bank/choose.py)
     gather(bank, matches)                     the winners' pixels             (bank/pixels.py)
     render(params, layouts, matches, pixels)  transformation, order, canvas, photo
-    synthesize(params, bank, layouts)         the three, jitted together
+    synthesize(params, bank, layouts)         the four, jitted together
     synthesize_from_disk                      the same, of a bank larger than its devices
 
 `Matches` may be edited in between: another candidate, a row of one's own choice.
@@ -18,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from sims_jax.bank.choose import MOST_WEIGHT, choose_candidate, prefer_alike
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import CanvasConfig, elide, paste
-from sims_jax.canvas.light import Light, measure_light, relight
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,
@@ -43,6 +44,7 @@ from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
 from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.ops.affine import sample_affine
+from sims_jax.ops.light import Light, measure_light, relight
 from sims_jax.rng import stream_key
 from sims_jax.types import (
     Bank,
@@ -62,17 +64,21 @@ class PipelineConfig:
 
     Args:
       candidates: K, rows retrieved for each segment.
+      light_weight: how much it counts that their photos have one light (`sims_jax.bank.choose`), 0
+        to 16. 0: each segment's best row is used, as in the paper.
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
         0: it is not asked, and the prior orders all.
       chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
     """
 
     candidates: int
+    light_weight: float
     max_pairs: int
     chunk: int
 
     def __post_init__(self):
         check_numbers(self, candidates=1, max_pairs=0, chunk=1)
+        check_numbers(self, most=MOST_WEIGHT, light_weight=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,32 +105,25 @@ class Params:
     networks: Networks = struct.field(pytree_node=False)
 
 
-def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Matches:
-    """Uses the `candidate`-th best row of every segment (0 the best), or the last there is."""
-    found = (matches.row >= 0).sum(axis=-1)
-    return matches.replace(chosen=jnp.clip(candidate, 0, jnp.maximum(found - 1, 0)))
-
-
-def sample_candidates(
-    matches: Matches, key: Key[Array, ""], among: Int[Array, ""] | int
+def choose(
+    params: Params,
+    matches: Matches,
+    light: Int[Array, "P 3"],
+    spec: BankSpec,
+    candidate: Int[Array, ""] | int = 0,
+    reference: Light | None = None,
 ) -> Matches:
-    """Uses one of the `among` (1 or more) best rows of a segment, drawn by `key`, all as likely."""
-    found = jnp.clip((matches.row >= 0).sum(axis=-1), 1, jnp.maximum(among, 1))
-    return matches.replace(chosen=jax.random.randint(key, found.shape, 0, found, jnp.int32))
+    """Chooses every segment's row, by its overlap and by the light that all are to have.
 
-
-def choose_rows(matches: Matches, row: Int[Array, "B N"]) -> Matches:
-    """Uses rows of one's own choice, photo * N + component; -1 leaves a segment as it is.
-
-    A row's score is not asked for, and told as 0. Photos are counted in the order of their ids; a
-    component that is no row gives an empty cut.
+    Args:
+      params: the networks.
+      matches: as retrieved.
+      light, spec: of the bank.     candidate: 0 uses every segment's best row, 1 its second, ...
+      reference: the light that is wanted; None takes what suits the segments best.
     """
-    used = jnp.arange(matches.row.shape[-1]) == matches.chosen[..., None]
-    replaced = used & (row >= 0)[..., None]
-    return matches.replace(
-        row=jnp.where(replaced, row[..., None], matches.row),
-        score=jnp.where(replaced, jnp.uint32(0), matches.score),
-    )
+    weight = params.networks.pipeline.light_weight
+    wanted = None if reference is None else reference.mean
+    return choose_candidate(prefer_alike(matches, light, spec.grid, weight, wanted), candidate)
 
 
 def render(
@@ -206,7 +205,7 @@ def synthesize(
         exclude=exclude,
         instances=instances,
     )
-    matches = choose_candidate(matches, candidate)
+    matches = choose(params, matches, bank.light, bank.rows.spec, candidate, reference)
     pixels = gather(bank, matches)
     synthesis = render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
     return synthesis, matches
@@ -233,13 +232,16 @@ def synthesize_from_disk(
     """
     candidates = params.networks.pipeline.candidates
     matches = bank.match(layouts, candidates=candidates, exclude=exclude, instances=instances)
-    matches = jax.device_get(choose_candidate(matches, candidate))
-    photos, row = bank.fetch(np.asarray(chosen_rows(matches)))
     spec = bank.store.spec
+    matches = jax.device_get(_choose(params, matches, bank.light, spec, candidate, reference))
+    photos, row = bank.fetch(np.asarray(chosen_rows(matches)))
     synthesis = _render_photos(
         params, layouts, matches, photos, row, spec=spec, adherence=adherence, reference=reference
     )
     return synthesis, matches
+
+
+_choose = jax.jit(choose, static_argnames="spec")
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "adherence"))

@@ -101,6 +101,7 @@ class Bank:
 
     rows: Rows
     photos: Photos
+    light: Int[Array, "P 3"]  # of all photos, in the order of rows; the same on every device
 
 
 @struct.dataclass

@@ -34,6 +34,7 @@ import pytest
 # jax.tree.map, where they hold other things than arrays.
 CHECKED = (
     "bank.blocks",
+    "bank.choose",
     "bank.disk",
     "bank.match",
     "bank.pixels",
@@ -114,7 +115,7 @@ def tiny_config():
         config.bank.update(
             image_size=(48, 64), grid=(24, 32), max_segments=16, min_area_frac=0.004, donors=2
         )
-        config.pipeline.update(candidates=3, max_pairs=16, chunk=8)
+        config.pipeline.update(candidates=3, light_weight=1.0, max_pairs=16, chunk=8)
         config.simulation.relight_share = 0.5
         config.features.width_multiplier = 0.0625
         for stage in ("transformer", "ordering"):

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from sims_jax.bank.photo import as_float
-from sims_jax.canvas.light import measure_light, relight
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import judge as judging
@@ -20,6 +19,7 @@ from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
 from sims_jax.labels import VOID
 from sims_jax.nets.layers import average_pool, upsample
+from sims_jax.ops.light import measure_light, relight
 from sims_jax.ops.sheet import GAP_PX, to_uint8, write_picture
 
 # What must be passed for a score to have moved from the real photos' own.
@@ -164,6 +164,7 @@ def test_the_model_of_a_workdir_is_judged(workdir, tiny_model, monkeypatch, caps
     assert (workdir / "evaluate" / "val.png").exists()
     photos = found["scores"]["photos"]
     assert 0 < photos["bank_share"] < 1 and photos["source_photos"] >= 1
+    assert 0 < photos["light_spread"] < 1
     assert photos["frechet"]["value"] > found["scores"]["real"]["frechet"]["value"]
     assert "judge_sha256" in capsys.readouterr().out
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.canvas.light import DARK, Light, measure_light, relight
+from sims_jax.ops.light import DARK, Light, measure_light, relight
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from PIL import Image
 
 import sims_jax
 from sims_jax import model, pipeline
+from sims_jax.bank.choose import choose_candidate, sample_candidates
 from sims_jax.bank.device import to_device
 from sims_jax.bank.score import score_pairs, score_unit
 from sims_jax.config import save_config
@@ -178,7 +179,6 @@ def test_excluded_photos_and_other_candidates(tiny_model, layouts):
     assert not used & {source.photo_id for source in other.segments}
     second = tiny_model.synthesize(layouts[0], candidate=1)
     assert [s.row_id for s in second.segments] != [s.row_id for s in best.segments]
-    assert all(a.score >= b.score for a, b in zip(best.segments, second.segments, strict=True))
 
 
 def test_a_reference_gives_all_segments_its_light(tiny_model, layouts, tmp_path):
@@ -186,10 +186,14 @@ def test_a_reference_gives_all_segments_its_light(tiny_model, layouts, tmp_path)
     rng = np.random.default_rng(0)
     dusk = rng.integers(20, 40, (30, 40, 3)).astype(np.uint8)
     result = tiny_model.synthesize(layouts[0], reference=dusk)
-    there = own.canvas_mask > 0
-    np.testing.assert_array_equal(result.canvas_mask, own.canvas_mask)
-    assert [s.row_id for s in result.segments] == [s.row_id for s in own.segments]
-    assert own.canvas[there].mean() > 0.2 > result.canvas[there].mean() > 0.05
+    mean, dark = (one.canvas[one.canvas_mask > 0].mean() for one in (own, result))
+    assert mean > 0.2 > dark > 0.05
+    light = np.asarray(tiny_model.bank.light).mean(axis=-1)
+    chosen = [
+        [s.row_id // tiny_model.spec.max_segments for s in one.segments if s.row_id is not None]
+        for one in (own, result)
+    ]
+    assert light[chosen[1]].mean() < light[chosen[0]].mean()  # of darker photos to begin with
     Image.fromarray(dusk).save(tmp_path / "dusk.png")
     read = tiny_model.synthesize(layouts[0], reference=tmp_path / "dusk.png")
     np.testing.assert_array_equal(read.photo, result.photo)
@@ -206,7 +210,7 @@ def test_a_row_of_ones_own_choice(found, tiny_model):
     row[0, 0, 0] = row[0, 0, 2]
     gather = jax.jit(pipeline.gather)
     pixels = [gather(tiny_model.bank, m).photo for m in (matches, matches.replace(row=row))]
-    second = gather(tiny_model.bank, pipeline.choose_candidate(matches, 2)).photo
+    second = gather(tiny_model.bank, choose_candidate(matches, 2)).photo
     np.testing.assert_array_equal(pixels[1][0, 0], second[0, 0])
     np.testing.assert_array_equal(pixels[1][0, 1:], pixels[0][0, 1:])
 
@@ -216,8 +220,7 @@ def test_candidates_are_sampled_by_key(tiny_model, layouts):
     matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=4)
     found = np.asarray((matches.row >= 0).sum(axis=-1))
     first, again, other = (
-        np.asarray(pipeline.sample_candidates(matches, jax.random.key(seed), 3).chosen)
-        for seed in (0, 0, 1)
+        np.asarray(sample_candidates(matches, jax.random.key(seed), 3).chosen) for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()

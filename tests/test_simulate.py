@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from sims_jax.canvas.compose import CanvasConfig
-from sims_jax.canvas.light import measure_light
 from sims_jax.canvas.simulate import (
     DARKEST,
     Donors,
@@ -18,6 +17,7 @@ from sims_jax.canvas.simulate import (
 )
 from sims_jax.labels import SCENES
 from sims_jax.ops.bits import pack_bits_numpy
+from sims_jax.ops.light import measure_light
 
 SIZE = (20, 24)
 CANVAS = CanvasConfig(

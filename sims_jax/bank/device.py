@@ -6,12 +6,14 @@ number of rows of every class, and all that their scores ask for.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
+from sims_jax.bank.choose import photo_light
 from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, describe_segments
 from sims_jax.bank.store import Images, Store
 from sims_jax.errors import InputError
@@ -98,8 +100,9 @@ def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank
         photo, component = _pad(store.photo[some], most, 0), _pad(store.component[some], most, -1)
         return {"photo": photo, "component": component}
 
-    photos = put(prepare_photos, devices)
-    return Bank(rows=_put_shares(shares, store.spec, devices), photos=Photos(**photos))
+    rows, photos = _put_shares(shares, store.spec, devices), put(prepare_photos, devices)
+    light = put_everywhere(photo_light(store), rows.mesh or devices[0])
+    return Bank(rows=rows, photos=Photos(**photos), light=light)
 
 
 def rows_to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Rows:
@@ -125,7 +128,8 @@ def empty_bank(spec: BankSpec) -> Bank:
     on_cpu = jax.default_backend() == "cpu"
     rows = Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=None, on_cpu=on_cpu)
     photo = jnp.zeros((*size, 3), jnp.uint8)
-    return Bank(rows=rows, photos=Photos(photo=photo, component=jnp.asarray(component)))
+    photos = Photos(photo=photo, component=jnp.asarray(component))
+    return Bank(rows=rows, photos=photos, light=jnp.zeros((1, 3), jnp.int32))
 
 
 def _put_shares(shares: list[Share], spec: BankSpec, devices: list[jax.Device]) -> Rows:
@@ -168,6 +172,13 @@ def put(
         return jax.make_array_from_single_device_arrays(shape, sharding, list(parts))
 
     return jax.tree.map(join, *here)
+
+
+def put_everywhere(tree: Any, where: jax.sharding.Mesh | jax.Device) -> Any:
+    """Puts arrays on a device, or whole on every device of a mesh."""
+    if isinstance(where, jax.sharding.Mesh):
+        where = jax.sharding.NamedSharding(where, jax.sharding.PartitionSpec())
+    return jax.device_put(tree, where)
 
 
 def mesh_of(devices: Sequence[jax.Device]) -> jax.sharding.Mesh | None:

@@ -5,12 +5,14 @@ they go to the devices.
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from sims_jax.bank.blocks import RowBlocks, match_streamed
+from sims_jax.bank.choose import photo_light
 from sims_jax.bank.match import match
 from sims_jax.bank.store import Store
 from sims_jax.types import Matches, Photos, Rows
@@ -24,6 +26,10 @@ class DiskBank:
 
     rows: Rows | RowBlocks
     store: Store  # its images may be on disk
+
+    @functools.cached_property
+    def light(self) -> Int[np.ndarray, "P 3"]:
+        return photo_light(self.store)
 
     def match(self, layouts: np.ndarray, **options) -> Matches:
         """As `sims_jax.bank.match.match`, on the host's side of it."""

@@ -18,11 +18,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 
 from sims_jax.canvas.compose import CanvasConfig, elide
-from sims_jax.canvas.light import Light, measure_light, relight
 from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
 from sims_jax.ops.bits import read_bits
 from sims_jax.ops.color import color_map
+from sims_jax.ops.light import Light, measure_light, relight
 from sims_jax.types import Canvas
 
 DARKEST = 0.3  # of another photo's light, in `relight_both`

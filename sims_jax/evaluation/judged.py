@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 import sims_jax
+from sims_jax.bank.choose import LIGHT_STEPS
 from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.store import Store
-from sims_jax.canvas.light import measure_light, relight
 from sims_jax.data.listing import list_images, photo_id_of
 from sims_jax.errors import InputError
 from sims_jax.evaluation import protocol
@@ -25,6 +25,7 @@ from sims_jax.images import decode_photo, read_bytes
 from sims_jax.labels import LAYOUT_SUFFIXES, VOID, read_layout
 from sims_jax.metrics import confusion_matrix, mean_iou
 from sims_jax.model import Model
+from sims_jax.ops.light import measure_light, relight
 from sims_jax.ops.nearest import fill_nearest
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import to_uint8
@@ -68,12 +69,20 @@ def make_sets(
     told = {
         "bank_share": float(np.mean([result.canvas_mask.mean() for result in results])),
         "source_photos": float(np.mean([len(some) for some in sources])),
+        "light_spread": float(np.mean([_light_spread(model, result) for result in results])),
     }
     if arguments.baselines:
         sets["canvas"] = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
         crn = train_without_canvas(arguments.workdir, folder, model)
         sets["crn"] = _make_crn_photos(crn, heldout, reference)
     return Made(sets, {"photos": told}, np.stack([result.layout for result in results]))
+
+
+def _light_spread(model: Model, result: Result) -> float:
+    """How far apart in light the photos lie that segments come from: in logarithms of colours."""
+    rows = np.array([s.row_id for s in result.segments if s.used and s.row_id is not None], int)
+    light = np.asarray(model.bank.light)[rows // model.spec.max_segments] / LIGHT_STEPS
+    return float(np.sqrt(light.var(axis=0).mean())) if rows.size else 0.0
 
 
 def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -> np.ndarray:

@@ -13,13 +13,13 @@ from jaxtyping import Array
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
-from sims_jax.canvas.light import measure_light
 from sims_jax.canvas.simulate import Donors, SimulationConfig, relight_both, simulate
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.losses import cross_entropy
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
 from sims_jax.ops.bits import pack_bits_numpy
+from sims_jax.ops.light import measure_light
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.rng import example_keys, stream_key
 from sims_jax.training.smaller import carry_over

@@ -1,8 +1,7 @@
 """The light of a photo: what its colours are like as a whole, and photos in the light of another.
 
-Segments of many photos lie side by side in a canvas, one from a sunlit street, the next from dusk.
-Moved into the light of one reference photo they agree, and whoever chooses it chooses the mood. A
-photo moves as a whole and its segments with it: what is dark within it stays so.
+A photo moves as a whole: what is dark within it stays so. What was cut from many photos agrees once
+they are all in the light of one, and whoever chooses it chooses the mood.
 
 Source: the map of `sims_jax.ops.color`, here of logarithms, for light multiplies: colours moved by
 sums would end below black. Not in SIMS, which leaves light to the synthesis network.
