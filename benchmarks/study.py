@@ -29,6 +29,7 @@ import itertools
 import json
 import os
 import pathlib
+from collections import ChainMap
 from collections.abc import Sequence
 
 import jax
@@ -49,7 +50,7 @@ from sims_jax.training.run import SPLITS, Run
 from sims_jax.training.settings import STAGES, read_settings
 
 AS_IS = "as-is"
-# The paper's recipe, as in configs/cityscapes.py, by its five parts.
+# The parts of the paper's recipe, as in configs/cityscapes.py.
 OWN_SILHOUETTES = {"canvas.adherence": "segment"}
 WIDE_BANDS = {
     "canvas.inner_band_frac": 0.0175,
@@ -60,6 +61,7 @@ WIDE_BANDS = {
 LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least": 1.0}
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
+ONE_LAYER = {"canvas.layers": 1}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
     "transformer.train.schedule": "constant",
@@ -69,16 +71,23 @@ NO_TRANSFORMER = {
 NO_INNER_BAND = {"canvas.inner_band_frac": 0.0}
 NO_OUTER_BAND = {"canvas.outer_band_frac": 0.0}
 PRIOR_ORDER = {"pipeline.max_pairs": 0}
+PAPER = {
+    "layout": OWN_SILHOUETTES,
+    "elision": WIDE_BANDS,
+    "transfer": LITTLE_TRANSFER,
+    "relight": ONE_LIGHT,
+    "together": ONE_BY_ONE,
+    "layers": ONE_LAYER,
+}
 
 VARIANTS = {
     AS_IS: {},
-    "paper": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT | ONE_BY_ONE,
+    "paper": dict(ChainMap(*PAPER.values())),
     # The paper's recipe with one part as the config has it: an improvement added.
-    "paper+layout": WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT | ONE_BY_ONE,
-    "paper+elision": OWN_SILHOUETTES | LITTLE_TRANSFER | ONE_LIGHT | ONE_BY_ONE,
-    "paper+transfer": OWN_SILHOUETTES | WIDE_BANDS | ONE_LIGHT | ONE_BY_ONE,
-    "paper+relight": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_BY_ONE,
-    "paper+together": OWN_SILHOUETTES | WIDE_BANDS | LITTLE_TRANSFER | ONE_LIGHT,
+    **{
+        f"paper+{name}": dict(ChainMap(*(PAPER[other] for other in PAPER if other != name)))
+        for name in PAPER
+    },
     # The config without a part.
     "no-transformer": NO_TRANSFORMER,
     "no-inner-band": NO_INNER_BAND,
@@ -88,6 +97,7 @@ VARIANTS = {
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
     "no-relight": ONE_LIGHT,
     "one-by-one": ONE_BY_ONE,
+    "one-layer": ONE_LAYER,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with more of a part, or another.
     "all-transfer": {"simulation.transfer_share": 1.0},

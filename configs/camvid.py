@@ -66,6 +66,7 @@ def small() -> ConfigDict:
                 inner_share=0.5,
                 outer_band_frac=0.017,
                 outer_share=0.5,
+                layers=3,
             ),
             simulation=dict(
                 transfer_share=0.8,

@@ -87,6 +87,7 @@ def at_256() -> ConfigDict:
                 inner_share=0.5,
                 outer_band_frac=0.04,  # of 0.08 h
                 outer_share=1.0,
+                layers=1,
             ),
             simulation=dict(
                 transfer_share=0.2,

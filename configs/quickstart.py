@@ -58,6 +58,7 @@ def get_config(folder: str = "") -> ConfigDict:
                 inner_share=0.5,
                 outer_band_frac=0.02,
                 outer_share=0.5,
+                layers=3,
             ),
             simulation=dict(
                 transfer_share=0.8,

@@ -193,31 +193,34 @@ class Model:
         self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]
     ) -> Result:
         canvas = jax.tree.map(lambda x: x[b], synthesis.canvas)
+        layers = range(self.params.networks.canvas.layers)
+        first, *others = (tuple(self._sources(synthesis, matches, b, size, i)) for i in layers)
         return Result(
             photo=_resize_photo(synthesis.photo[b], size),
             canvas=_resize_photo(canvas.rgb, size),
             canvas_mask=resize_labels(canvas.mask, size),
             layout=resize_labels(canvas.layout, size),
-            segments=tuple(self._sources(synthesis, matches, b, size)),
+            segments=first,
+            fillings=tuple(source for some in others for source in some if source.used),
             left_out=int(matches.segments.left_out[b]),
         )
 
-    def _sources(self, synthesis, matches, b, size) -> Iterator[Source]:
-        segments = jax.tree.map(lambda x: x[b], matches.segments)
-        scale = np.tile(np.asarray(size) / np.asarray(self.spec.image_size), 2)
-        unit = score_unit(self.spec.grid)
+    def _sources(self, synthesis, matches, b, size, layer) -> Iterator[Source]:
+        segments, spec = jax.tree.map(lambda x: x[b], matches.segments), self.spec
+        scale = np.tile(np.asarray(size) / np.asarray(spec.image_size), 2)
         for n in np.flatnonzero(segments.class_id >= 0):
-            chosen = matches.chosen[b, n]
-            row = int(matches.row[b, n, chosen])
+            place, piece = matches.chosen[b, n] + layer, layer * spec.max_segments + n
+            row = int(matches.row[b, n, place]) if place < matches.row.shape[-1] else -1
+            found = row >= 0
             yield Source(
                 class_name=self.labels.classes[segments.class_id[n]],
                 box=tuple(np.round(segments.box_yx[n] * scale).astype(int).tolist()),
-                photo_id=self.photo_ids[row // self.spec.max_segments] if row >= 0 else None,
-                row_id=row if row >= 0 else None,
-                score=float(matches.score[b, n, chosen]) / unit,
-                affine=synthesis.affine[b, n] if row >= 0 else np.eye(2, 3, dtype=np.float32),
-                order=int(synthesis.rank[b, n]),
-                used=bool(synthesis.used[b, n]),
+                photo_id=self.photo_ids[row // spec.max_segments] if found else None,
+                row_id=row if found else None,
+                score=float(matches.score[b, n, place]) / score_unit(spec.grid) if found else 0.0,
+                affine=synthesis.affine[b, piece] if found else np.eye(2, 3, dtype=np.float32),
+                order=int(synthesis.rank[b, piece]),
+                used=bool(synthesis.used[b, piece]),
             )
 
 

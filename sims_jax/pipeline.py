@@ -27,13 +27,14 @@ from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
 from sims_jax.canvas.align import align
-from sims_jax.canvas.compose import CanvasConfig, elide, paste
+from sims_jax.canvas.compose import CanvasConfig, elide, paste, split_components
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,
     prior_key,
     rank_by_answers,
     rank_by_prior,
+    stack_layers,
 )
 from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
@@ -44,6 +45,7 @@ from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
 from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.ops.affine import sample_affine
+from sims_jax.ops.chunks import map_chunks
 from sims_jax.ops.light import Light, measure_light, relight
 from sims_jax.rng import stream_key
 from sims_jax.types import (
@@ -140,7 +142,7 @@ def render(
     Args:
       params: the networks.
       layouts: class ids, 255 void.
-      matches, pixels: from `match` and `gather`.
+      matches, pixels: from `match` and `gather`, which says how many layers there are.
       adherence: "segment" or "layout" instead of the config's (`CanvasConfig`).
       reference: the light that all segments are brought into; None leaves each its photo's.
     """
@@ -206,7 +208,7 @@ def synthesize(
         instances=instances,
     )
     matches = choose(params, matches, bank.light, bank.rows.spec, candidate, reference)
-    pixels = gather(bank, matches)
+    pixels = gather(bank, matches, params.networks.canvas.layers)
     synthesis = render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
     return synthesis, matches
 
@@ -234,7 +236,7 @@ def synthesize_from_disk(
     matches = bank.match(layouts, candidates=candidates, exclude=exclude, instances=instances)
     spec = bank.store.spec
     matches = jax.device_get(_choose(params, matches, bank.light, spec, candidate, reference))
-    photos, row = bank.fetch(np.asarray(chosen_rows(matches)))
+    photos, row = bank.fetch(np.asarray(chosen_rows(matches, params.networks.canvas.layers)))
     synthesis = _render_photos(
         params, layouts, matches, photos, row, spec=spec, adherence=adherence, reference=reference
     )
@@ -250,7 +252,7 @@ def _render_photos(
     layouts: UInt8[Array, "B H W"],
     matches: Matches,
     photos: Photos,
-    row: Int[Array, "B N"],
+    row: Int[Array, "B M"],
     *,
     spec: BankSpec,
     adherence: str | None,
@@ -268,13 +270,14 @@ def _place_segments(
     *,
     adherence: str,
     reference: Light | None,
-) -> tuple[Canvas, Float[Array, "N 2 3"], Int[Array, "N"]]:
-    """One layout: (canvas, affine of each segment, rank of each segment)."""
+) -> tuple[Canvas, Float[Array, "M 2 3"], Int[Array, "M"]]:
+    """One layout: (canvas, affine of each piece, rank of each piece)."""
     networks = params.networks
     num_classes = networks.labels.num_classes
-    found = pixels.mask.any(axis=(-2, -1)) & segments.valid
-    index = jnp.arange(found.shape[0], dtype=segments.component.dtype)
-    target = segments.component == index[:, None, None]
+    count = segments.class_id.shape[0]
+    layers = pixels.mask.shape[0] // count
+    found = pixels.mask.any(axis=(-2, -1)) & jnp.tile(segments.valid, layers)
+    target = jnp.tile(split_components(segments), (layers, 1, 1))
 
     def transform(photo, mask, target):
         photo = as_float(photo)
@@ -290,14 +293,15 @@ def _place_segments(
         return affine, warped, kept >= 0.5
 
     chunk = networks.pipeline.chunk
-    affine, rgb, mask = _map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
+    affine, rgb, mask = map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
     mask &= found[:, None, None]
     key = prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
     # Clipped to their components, segments never overlap.
     if adherence == "layout" or not networks.pipeline.max_pairs:
         rank = rank_by_prior(key)
     else:
-        rank = _rank_by_network(params, segments, mask, layout, key)
+        rank = _rank_by_network(params, segments, mask[:count], layout, key)
+    rank = stack_layers(rank, layers)
     canvas = paste(rgb, mask, rank, segments, layout, adherence)
     canvas = elide(stream_key(0, "canvas"), canvas, networks.canvas, networks.labels)
     return canvas, affine, rank
@@ -317,34 +321,9 @@ def _rank_by_network(params, segments, mask, layout, key):
             params.ordering, networks.ordering, classes, *masks, class_a, class_b, layout
         )
 
-    first_logit = _map_chunks(ask, (pair,), asked, networks.pipeline.chunk)
+    first_logit = map_chunks(ask, (pair,), asked, networks.pipeline.chunk)
     return rank_by_answers(pair, first_logit, asked, key)
 
 
 def _planar_ids(labels: LabelSpace) -> tuple[int, ...]:
     return labels.ids(labels.planar)
-
-
-def _map_chunks(function, arguments, needed: Bool[Array, "n"], chunk: int):
-    """`function` over chunks of the leading axis; chunks in which nothing is needed give zeros.
-
-    Memory is that of one chunk. Under `vmap` the skipping becomes a selection: right, but no gain.
-    """
-    count = needed.shape[0]
-    padding = -count % chunk
-
-    def split(x):
-        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(-1, chunk, *x.shape[1:])
-
-    function = jax.jit(function)  # traced once, for its shapes and for what it does
-    chunks = jax.tree.map(split, tuple(arguments))
-    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], chunks))
-    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-
-    def run(inputs):
-        some, arguments = inputs
-        return jax.lax.cond(some.any(), lambda: function(*arguments), lambda: zeros)
-
-    results = jax.lax.map(run, (split(needed), chunks))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], results)

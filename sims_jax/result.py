@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One segment of a photo, and where it comes from.
+    """One segment of a photo, or a piece that fills it, and where it comes from.
 
     `box` is (y0, x0, y1, x1) in the layout's own pixels; `score` is in [0, 2], the overlap of the
     masks plus that of the contexts; `affine` [2, 3] leads from the segment's place in the photo to
@@ -35,7 +35,8 @@ class Result:
     `photo` and `canvas` are float32 [H, W, 3] in [0, 1] at the layout's size; `canvas_mask` is
     float32 [H, W], 1 where the bank gave a pixel, 0 where the canvas is empty or elided; `layout`
     is uint8 [H, W] as the synthesis network saw it; `left_out` counts the segments beyond the
-    static maximum.
+    static maximum. `fillings` are the further pieces that show, where a segment's own left its
+    component empty: of its class and box, from another photo.
     """
 
     photo: Float[np.ndarray, "H W 3"]
@@ -43,6 +44,7 @@ class Result:
     canvas_mask: Float[np.ndarray, "H W"]
     layout: UInt8[np.ndarray, "H W"]
     segments: tuple[Source, ...]
+    fillings: tuple[Source, ...]
     left_out: int
 
     def __repr__(self) -> str:

@@ -116,7 +116,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 # Whoever takes a photo out of the bank needs to find what was made of it: what
                 # there will be is said at once, its sources at the end.
                 _add_sources(told, dict.fromkeys(names))
-            made[name] = [_to_json(source, origin) for source in result.segments]
+            sources = result.segments + result.fillings
+            made[name] = [_to_json(source, origin) for source in sources]
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
             write_picture(arguments.out / name, result.photo)
             if arguments.sheet:

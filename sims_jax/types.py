@@ -6,6 +6,7 @@ Letters used in every shape of the project:
     h w   the retrieval grid, cells over the whole frame
     C     classes of the label space (void is not one of them)
     N     static maximum of segments a layout
+    M     pieces of a canvas: N segments, then N pieces that fill them, ...
     R     rows of a memory bank                        P   photos of it
     K     candidates retrieved for a segment           B   batch
 
@@ -116,10 +117,10 @@ class Matches:
 
 @struct.dataclass
 class Pixels:
-    """The winners' pixels: for each segment the photo its row is cut from, and the cut."""
+    """The winners' pixels: for each piece the photo its row is cut from, and the cut."""
 
-    photo: UInt8[Array, "*B N H W 3"]
-    mask: Bool[Array, "*B N H W"]
+    photo: UInt8[Array, "*B M H W 3"]
+    mask: Bool[Array, "*B M H W"]
 
 
 @struct.dataclass
@@ -128,7 +129,7 @@ class Canvas:
 
     rgb: Float[Array, "*B H W 3"]  # elided pixels are white, empty ones black
     mask: Float[Array, "*B H W"]  # 1 where a segment gave the pixel, 0 where empty or elided
-    source: Int[Array, "*B H W"]  # the segment that lies on top, elided or not; -1 where empty
+    source: Int[Array, "*B H W"]  # the piece that lies on top, elided or not; -1 where empty
     layout: UInt8[Array, "*B H W"]  # the layout that goes with it
 
 
@@ -138,6 +139,6 @@ class Synthesis:
 
     photo: Float[Array, "*B H W 3"]
     canvas: Canvas
-    affine: Float[Array, "*B N 2 3"]  # target to source, pixels from the frame's centre, (x, y)
-    rank: Int[Array, "*B N"]  # 0 lies farthest back
-    used: Bool[Array, "*B N"]  # the segment has a pixel on the canvas
+    affine: Float[Array, "*B M 2 3"]  # target to source, pixels from the frame's centre, (x, y)
+    rank: Int[Array, "*B M"]  # 0 lies farthest back
+    used: Bool[Array, "*B M"]  # the piece has a pixel on the canvas

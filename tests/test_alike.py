@@ -15,7 +15,7 @@ from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import open_bank
 from sims_jax.canvas.compose import elide, paste
-from sims_jax.canvas.order import rank_by_prior
+from sims_jax.canvas.order import rank_by_prior, stack_layers
 from sims_jax.canvas.simulate import SimulationConfig, simulate
 from sims_jax.config import make
 from sims_jax.data.source import open_dataset
@@ -28,8 +28,8 @@ POINTS = 0.05
 SMALL_HOLE_PX, LARGE_HOLE_PX = 10, 200
 
 
-@pytest.fixture(scope="module")
-def canvases(camvid_root, tmp_path_factory):
+@pytest.fixture(scope="module", params=[1, 3], ids=["one layer", "three layers"])
+def canvases(request, camvid_root, tmp_path_factory):
     """(composed, simulated, composed with adherence "segment") of held-out CamVid layouts.
 
     The transformer is left out of all: segments and donors are used where they stand.
@@ -37,6 +37,7 @@ def canvases(camvid_root, tmp_path_factory):
     config = load_config("camvid", "small")
     folder = tmp_path_factory.mktemp("alike")
     dataset = open_dataset({"name": "camvid", "root": str(camvid_root)}, folder / "data")
+    config.canvas.layers = request.param
     networks = make_networks(config, dataset.labels)
     spec = make(BankConfig, config.bank, "config.bank").spec(dataset.labels)
     stores = []
@@ -74,7 +75,7 @@ def canvases(camvid_root, tmp_path_factory):
     simulated = []
     for index in range(HELDOUT):
         slot = draw_donors(rng, (rows[heldout.row_of[index]] >= 0).sum(axis=1))
-        example = photo_example(heldout, store, DonorTable(rows, still), index, slot)
+        example = photo_example(heldout, store, DonorTable(rows, still), index, slot, request.param)
         simulated.append(jax.device_get(one(jax.random.key(index), example)))
     return composed, simulated, silhouettes
 
@@ -84,10 +85,11 @@ def compose_without_transformer(bank, layouts, networks):
 
     @jax.jit
     def compose(layout, key):
-        matches = pipeline.match(bank.rows, layout[None], candidates=1)
-        pixels = pipeline.gather(bank, matches)
+        layers = networks.canvas.layers
+        matches = pipeline.match(bank.rows, layout[None], candidates=layers)
+        pixels = pipeline.gather(bank, matches, layers)
         segments = jax.tree.map(lambda x: x[0], matches.segments)
-        rank = rank_by_prior(segments.box_yx[:, 2])
+        rank = stack_layers(rank_by_prior(segments.box_yx[:, 2]), layers)
         rgb = pixels.photo[0].astype(jnp.float32) / 255
         canvases = (
             paste(rgb, pixels.mask[0], rank, segments, layout, adherence)

@@ -21,6 +21,7 @@ def config(**changes):
         inner_share=1.0,
         outer_band_frac=0.0,
         outer_share=1.0,
+        layers=1,
     )
     return CanvasConfig(**values | changes)
 
@@ -62,6 +63,24 @@ def test_segment_mode_keeps_silhouettes_and_rewrites_the_layout():
     assert (np.asarray(front.layout == CAR) == np.asarray(mask[1])).all()
     assert (np.asarray(behind.layout) == ROAD).all()
     assert (np.asarray(behind.rgb) == 0.25).all()
+
+
+@pytest.mark.parametrize("adherence", ["segment", "layout"])
+def test_what_fills_a_segment_shows_where_nothing_else_is(adherence):
+    """The car's own piece spares its lower rows: another car fills them, and nothing beside it."""
+    rgb, mask, segments, layout = two_segments()
+    car = np.asarray(segments.component) == 1
+    own = mask.at[0].set(False).at[1, 12:].set(False)
+    once = paste(rgb, own, jnp.arange(3), segments, layout, adherence)
+    more_rgb = jnp.concatenate([rgb, 0.5 * jnp.ones_like(rgb)])
+    more = jnp.concatenate([own, jnp.zeros_like(own).at[1].set(True)])
+    rank = jnp.array([3, 4, 5, 0, 1, 2])
+    filled = paste(more_rgb, more, rank, segments, layout, adherence)
+    there = np.asarray(once.source) == 1
+    assert (np.asarray(filled.source)[there] == 1).all()
+    assert (np.asarray(filled.source)[~there] == np.where(car, 4, -1)[~there]).all()
+    assert (np.asarray(filled.rgb)[car & ~there] == 0.5).all()
+    np.testing.assert_array_equal(filled.layout, np.where(car, CAR, once.layout))
 
 
 def test_gradients_reach_only_the_segment_on_top():

@@ -70,6 +70,37 @@ def test_sources_tell_the_truth(tiny_model, tiny_stores, layouts):
             assert 0 <= source.score <= 2
 
 
+def test_further_candidates_fill_what_the_first_leave_empty(found, tiny_model, layouts):
+    """More of the canvas is there, what was there stays, and sources tell what fills it."""
+    params, layout, matches, once = found
+    count = matches.row.shape[1]
+    gather = jax.jit(pipeline.gather, static_argnums=2)
+    twice, other = (
+        jax.device_get(gather(tiny_model.bank, jax.device_get(some), layers))
+        for some, layers in ((matches, 2), (choose_candidate(matches, 1), 1))
+    )
+    np.testing.assert_array_equal(twice.photo[:, :count], once.photo)
+    two = np.asarray(matches.row[..., 1] >= 0)
+    np.testing.assert_array_equal(twice.mask[:, count:][two], other.mask[two])
+    assert not twice.mask[:, count:][~two].any()
+    render = jax.jit(pipeline.render)
+    one, two = (
+        jax.device_get(render(params, layout, matches, pixels).canvas) for pixels in (once, twice)
+    )
+    there = one.source >= 0
+    np.testing.assert_array_equal(one.source[there], two.source[there])
+    fills = two.source[~there]
+    assert (fills[fills >= 0] >= count).all() and (fills >= 0).any()
+    component = np.asarray(matches.segments.component)[~there]
+    assert (fills % count == component)[fills >= 0].all()
+
+    result = tiny_model.synthesize(layouts[0])
+    assert result.fillings and all(source.used for source in result.fillings)
+    rows = {source.row_id for source in result.segments}
+    assert all(s.photo_id is not None and s.row_id not in rows for s in result.fillings)
+    assert max(s.order for s in result.fillings) < min(s.order for s in result.segments)
+
+
 def test_the_second_layout_does_not_recompile(tiny_model, layouts):
     tiny_model.synthesize(layouts[0])
     compiled = pipeline.synthesize._cache_size()

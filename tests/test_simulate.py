@@ -21,12 +21,17 @@ from sims_jax.ops.light import measure_light
 
 SIZE = (20, 24)
 CANVAS = CanvasConfig(
-    adherence="layout", inner_band_frac=0.1, inner_share=0.5, outer_band_frac=0.1, outer_share=0.5
+    adherence="layout",
+    inner_band_frac=0.1,
+    inner_share=0.5,
+    outer_band_frac=0.1,
+    outer_share=0.5,
+    layers=1,
 )
 PLAIN = SimulationConfig(
     transfer_share=0.0, transfer_least=1.0, missing_share=0.0, empty_share=0.0, relight_share=0.0
 )
-BARE = CanvasConfig("layout", 0.0, 0.0, 0.0, 0.0)
+BARE = CanvasConfig("layout", 0.0, 0.0, 0.0, 0.0, layers=1)
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 
@@ -83,6 +88,27 @@ def test_what_is_present_is_the_photo():
     np.testing.assert_allclose(np.asarray(canvas.rgb)[present], photo[present], atol=1e-6)
     assert (np.asarray(canvas.rgb)[~present] == 0).all()
     assert (np.asarray(canvas.source)[present] == component[present]).all()
+
+
+def test_the_next_donor_fills_what_the_first_leaves_empty():
+    photo, component, layout, donors, _ = example()
+    *_, others, _ = example(seed=5)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), donors, others)
+    arrays = jnp.asarray(photo), jnp.asarray(component), jnp.asarray(layout)
+    config = dataclasses.replace(BARE, layers=2)
+    once, again = (run(jax.random.key(0), seed=0), simulate_with(others, arrays))
+    filled = simulate(jax.random.key(0), *arrays, both, PLAIN, config, SCENES)
+    expected = np.where(
+        once.source >= 0, once.source, np.where(again.source >= 0, again.source + 3, -1)
+    )
+    np.testing.assert_array_equal(filled.source, expected)
+    assert (filled.source >= 3).any()
+    np.testing.assert_allclose(filled.rgb, np.maximum(once.rgb, again.rgb), atol=1e-6)
+
+
+def simulate_with(donors, arrays):
+    donors = jax.tree.map(jnp.asarray, donors)
+    return simulate(jax.random.key(0), *arrays, donors, PLAIN, BARE, SCENES)
 
 
 def test_transfer_moves_the_mean_to_the_donors():

@@ -37,7 +37,7 @@ class DiskBank:
             return match_streamed(self.rows, layouts, **options)
         return jax.device_get(_match(self.rows, layouts, **options))
 
-    def fetch(self, row: Int[np.ndarray, "B N"]) -> tuple[Photos, Int[np.ndarray, "B N"]]:
+    def fetch(self, row: Int[np.ndarray, "B M"]) -> tuple[Photos, Int[np.ndarray, "B M"]]:
         """Reads the photos of some rows, each once: a small bank, and the rows' numbers in it.
 
         It has room for a photo a row, so that it is of one shape whatever it holds.

@@ -35,6 +35,8 @@ class CanvasConfig:
       inner_share: share of its pixels that is elided.
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.
+      layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
+        the next shows. 1: the best alone, as in the paper.
     """
 
     adherence: str
@@ -42,38 +44,49 @@ class CanvasConfig:
     inner_share: float
     outer_band_frac: float
     outer_share: float
+    layers: int
 
     def __post_init__(self):
         if self.adherence not in ADHERENCES:
             raise InputError(f"adherence: found {self.adherence!r}, expected one of {ADHERENCES}")
         check_numbers(self, most=1, inner_share=0, outer_share=0)
+        check_numbers(self, layers=1)
+
+
+def split_components(segments: Segments) -> Bool[Array, "N H W"]:
+    """The components of one layout, one mask each."""
+    index = jnp.arange(segments.class_id.shape[0], dtype=segments.component.dtype)
+    return segments.component == index[:, None, None]
 
 
 def paste(
-    rgb: Float[Array, "N H W 3"],
-    mask: Bool[Array, "N H W"],
-    rank: Int[Array, "N"],
+    rgb: Float[Array, "M H W 3"],
+    mask: Bool[Array, "M H W"],
+    rank: Int[Array, "M"],
     segments: Segments,
     layout: UInt8[Array, "H W"],
     adherence: str,
 ) -> Canvas:
-    """Pastes warped segments back to front; differentiable in `rgb`.
+    """Pastes warped pieces back to front; differentiable in `rgb`.
 
     Args:
-      rgb: warped photos.   mask: warped cuts, False for segments that are not used.
+      rgb: warped photos, of all segments; then of pieces that fill them, clipped to the components
+        in any case; ...
+      mask: warped cuts, False for pieces that are not used.
       rank: 0 farthest back, all different.
       segments: the layout's components.
       adherence: see `CanvasConfig`.
     """
-    if adherence == "layout":
-        index = jnp.arange(mask.shape[0], dtype=segments.component.dtype)
-        mask = mask & (segments.component == index[:, None, None])
+    count = segments.class_id.shape[0]
+    free = count if adherence == "segment" else 0
+    component = jnp.tile(split_components(segments), (mask.shape[0] // count, 1, 1))
+    mask = mask & component.at[:free].set(True)
     height = jnp.where(mask, rank[:, None, None] + 1, 0)
     present = height.max(axis=0) > 0
     top = jnp.argmax(height, axis=0).astype(jnp.int32)
     pasted = jnp.take_along_axis(rgb, top[None, :, :, None], axis=0)[0]
     if adherence == "segment":
-        layout = jnp.where(present, segments.class_id[top].astype(layout.dtype), layout)
+        layout = jnp.where(present, segments.class_id[top % count].astype(layout.dtype), layout)
     return Canvas(
         rgb=jnp.where(present[..., None], pasted, jnp.zeros_like(pasted)),
         mask=present.astype(jnp.float32),

@@ -40,6 +40,12 @@ def rank_by_prior(key: Int[Array, "N"]) -> Int[Array, "N"]:
     return jnp.argsort(jnp.argsort(key, stable=True)).astype(jnp.int32)
 
 
+def stack_layers(rank: Int[Array, "N"], layers: int) -> Int[Array, "M"]:
+    """Ranks of all pieces: what fills segments lies behind them all, and the next behind that."""
+    count = rank.shape[0]
+    return jnp.concatenate([rank + (layers - 1 - layer) * count for layer in range(layers)])
+
+
 def rank_by_answers(
     pair: Int[Array, "M 2"],
     first_logit: Float[Array, "M"],

@@ -3,7 +3,8 @@
 Every segment of a photo keeps its own pixels and takes the *shape* and the *light* of a donor, a
 segment of its class that retrieval found in another photo: the donor's mask, aligned as composition
 aligns it, is the stencil, and the donor's colour statistics are the target of the colour transfer.
-Then the same elision as in composition. Some segments, and some whole canvases, are left empty, so
+What it leaves empty is the next donor's, if the canvas has layers. Then the same elision as in
+composition. Some segments, and some whole canvases, are left empty, so
 that the network also learns to do without. Source: SIMS, Sec. 6.
 
 Differs: stencils are real retrievals, aligned by the transformer, instead of the best of 100 random
@@ -55,15 +56,15 @@ class SimulationConfig:
 
 @struct.dataclass
 class Donors:
-    """For each of N segments of a photo: its own colours, and one donor's shape and colours."""
+    """For each piece of a photo: its segment's own colours, and a donor's shape and colours."""
 
-    own_mean: Float[Array, "*B N 3"]
-    own_cov: Float[Array, "*B N 3 3"]
-    mean: Float[Array, "*B N 3"]
-    cov: Float[Array, "*B N 3 3"]
-    mask: UInt32[Array, "*B N words"]  # the donor's pixels in its own photo's frame, packed
-    affine: Float[Array, "*B N 2 3"]  # to the donor's frame, pixels from the centre
-    found: Bool[Array, "*B N"]  # retrieval had a donor
+    own_mean: Float[Array, "*B M 3"]
+    own_cov: Float[Array, "*B M 3 3"]
+    mean: Float[Array, "*B M 3"]
+    cov: Float[Array, "*B M 3 3"]
+    mask: UInt32[Array, "*B M words"]  # the donor's pixels in its own photo's frame, packed
+    affine: Float[Array, "*B M 2 3"]  # to the donor's frame, pixels from the centre
+    found: Bool[Array, "*B M"]  # retrieval had a donor
 
 
 def simulate(
@@ -78,19 +79,24 @@ def simulate(
 ) -> Canvas:
     """A canvas whose true photo is `photo`. One example; `vmap` for batches."""
     keys = jax.random.split(key, 5)
-    n = donors.found.shape[0]
-    transferred = jax.random.bernoulli(keys[0], simulation.transfer_share, (n,))
-    part = jax.random.uniform(keys[4], (n,), minval=simulation.transfer_least)
+    pieces = donors.found.shape
+    count = pieces[0] // config.layers
+    transferred = jax.random.bernoulli(keys[0], simulation.transfer_share, pieces)
+    part = jax.random.uniform(keys[4], pieces, minval=simulation.transfer_least)
     part = jnp.where(transferred, part, jnp.zeros_like(part))
-    missing = jax.random.bernoulli(keys[1], simulation.missing_share, (n,))
+    missing = jax.random.bernoulli(keys[1], simulation.missing_share, (count,))
     empty = jax.random.bernoulli(keys[2], simulation.empty_share)
-    present = (component >= 0) & stencil(component, donors)
-    present &= (donors.found & ~missing)[component] & ~empty
-    rgb = _transfer_segments(photo, component, donors, part)
+    usable = donors.found & ~jnp.tile(missing | empty, config.layers)
+    piece = jnp.full_like(component, -1)
+    for first in reversed(range(0, *pieces, count)):
+        layer = jnp.where(component >= 0, component + first, -1)
+        piece = jnp.where((layer >= 0) & usable[layer] & stencil(layer, donors), layer, piece)
+    present = piece >= 0
+    rgb = _transfer_pieces(photo, piece, donors, part)
     canvas = Canvas(
         rgb=jnp.where(present[..., None], rgb, jnp.zeros_like(rgb)),
         mask=present.astype(jnp.float32),
-        source=jnp.where(present, component, -1),
+        source=piece,
         layout=layout,
     )
     return elide(keys[3], canvas, config, labels)
@@ -116,31 +122,31 @@ def relight_both(
     return canvas.replace(rgb=rgb), jnp.where(moved, relight(photo, own, new), photo)
 
 
-def stencil(component: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
-    """Where the aligned donor of a pixel's own segment has a pixel, too (nearest sampling).
+def stencil(piece: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
+    """Where the aligned donor of a pixel's piece has a pixel, too (nearest sampling).
 
     Reads one bit a pixel: no N × H × W stack is made.
     """
-    height, width = component.shape
+    height, width = piece.shape
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y = jnp.arange(height, dtype=jnp.float32)[:, None] - middle_y
     x = jnp.arange(width, dtype=jnp.float32) - middle_x
     # Written out: a matrix product may round coordinates to bfloat16.
-    (xx, xy, x0), (yx, yy, y0) = jnp.moveaxis(donors.affine, 0, -1)[..., component]
+    (xx, xy, x0), (yx, yy, y0) = jnp.moveaxis(donors.affine, 0, -1)[..., piece]
     source_x = jnp.round(xx * x + xy * y + x0 + middle_x).astype(jnp.int32)
     source_y = jnp.round(yx * x + yy * y + y0 + middle_y).astype(jnp.int32)
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     pixel = jnp.where(inside, source_y * width + source_x, 0)
-    return inside & read_bits(donors.mask, component, pixel)
+    return inside & read_bits(donors.mask, piece, pixel)
 
 
-def _transfer_segments(photo, component, donors, part):
-    """x + part ((x − μ_own) T + μ_donor − x) for every pixel of each segment, clipped."""
+def _transfer_pieces(photo, piece, donors, part):
+    """x + part ((x − μ_own) T + μ_donor − x) for every pixel of each piece, clipped."""
     moved = color_map(donors.own_cov, donors.cov) - jnp.eye(3)
     linear = jnp.eye(3) + part[:, None, None] * moved
     target = donors.own_mean + part[:, None] * (donors.mean - donors.own_mean)
-    centred = photo - donors.own_mean[component]
+    centred = photo - donors.own_mean[piece]
     exact = jax.lax.Precision.HIGHEST
-    result = jnp.einsum("hwi,hwij->hwj", centred, linear[component], precision=exact)
-    result += target[component]
+    result = jnp.einsum("hwi,hwij->hwj", centred, linear[piece], precision=exact)
+    result += target[piece]
     return jnp.clip(result, 0.0, 1.0)

@@ -30,7 +30,7 @@ from sims_jax.ops.nearest import fill_nearest
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import to_uint8
 from sims_jax.progress import progress
-from sims_jax.result import Result
+from sims_jax.result import Result, Source
 from sims_jax.words import counted
 
 MOST_STRETCHED = 0.02  # of a photo's proportions
@@ -65,7 +65,7 @@ def make_sets(
         return _make_coarse_photos(model, heldout)
     results = _synthesize("synthesize", model, heldout.layout, reference=reference)
     sets = {"photos": _stack(results, lambda result: result.photo)}
-    sources = [{s.photo_id for s in result.segments if s.used} for result in results]
+    sources = [{s.photo_id for s in _used(result)} for result in results]
     told = {
         "bank_share": float(np.mean([result.canvas_mask.mean() for result in results])),
         "source_photos": float(np.mean([len(some) for some in sources])),
@@ -78,9 +78,14 @@ def make_sets(
     return Made(sets, {"photos": told}, np.stack([result.layout for result in results]))
 
 
+def _used(result: Result) -> list[Source]:
+    """What a photo is made of."""
+    return [s for s in result.segments + result.fillings if s.used and s.photo_id is not None]
+
+
 def _light_spread(model: Model, result: Result) -> float:
     """How far apart in light the photos lie that segments come from: in logarithms of colours."""
-    rows = np.array([s.row_id for s in result.segments if s.used and s.row_id is not None], int)
+    rows = np.array([s.row_id for s in _used(result)], int)
     light = np.asarray(model.bank.light)[rows // model.spec.max_segments] / LIGHT_STEPS
     return float(np.sqrt(light.var(axis=0).mean())) if rows.size else 0.0
 

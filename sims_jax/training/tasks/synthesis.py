@@ -80,7 +80,8 @@ class SynthesisTask:
         """A photo, for each of its segments a donor drawn from its K, and another photo."""
         row = self.store.row_of[index]
         slot = draw_donors(rng, (self.donors.row[row] >= 0).sum(axis=1))
-        example = photo_example(self.store, self.store, self.donors, index, slot)
+        layers = self.canvas.layers
+        example = photo_example(self.store, self.store, self.donors, index, slot, layers)
         return example | {"lit_as": self.store.photo[rng.integers(self.count)]}
 
     def init(self, key):
@@ -188,7 +189,8 @@ class SynthesisTask:
 
     def _heldout_example(self, index: int):
         best = np.zeros(self.heldout.row_of.shape[1], dtype=int)
-        example = photo_example(self.heldout, self.store, self.heldout_donors, index, best)
+        donors, layers = self.heldout_donors, self.canvas.layers
+        example = photo_example(self.heldout, self.store, donors, index, best, layers)
         return example | {"lit_as": example["photo"]}
 
 
@@ -202,11 +204,16 @@ def draw_donors(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
 
 
 def photo_example(
-    queries: Store, bank: Store, table: DonorTable, index: int, slot: np.ndarray
+    queries: Store, bank: Store, table: DonorTable, index: int, slot: np.ndarray, layers: int
 ) -> dict[str, Any]:
-    """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K."""
-    row = queries.row_of[index]
-    donor = np.where(row >= 0, table.row[row, slot], -1)
+    """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K.
+
+    Then, for every further layer, the best donor that is not yet used.
+    """
+    row = np.tile(queries.row_of[index], layers)
+    slot = np.concatenate([slot, *(np.where(slot < i, i, i - 1) for i in range(1, layers))])
+    there, slot = (row >= 0) & (slot < table.row.shape[1]), slot % table.row.shape[1]
+    donor = np.where(there, table.row[row, slot], -1)
     return {
         "photo": queries.photo[index],
         "layout": queries.layout[index],
