@@ -14,6 +14,7 @@ _HOME = {
     "Result": "result",
     "Source": "result",
     "load": "model",
+    "choose": "pipeline",
     "gather": "pipeline",
     "match": "pipeline",
     "render": "pipeline",

@@ -34,7 +34,10 @@ def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     if unknown:
         raise unknown_key(where, unknown[0], fields)
     if missing:
-        raise InputError(f"{where}: found no {missing[0]!r}, expected the keys {', '.join(fields)}")
+        raise InputError(
+            f"{where}: found no {missing[0]!r}, expected the keys {', '.join(fields)}; add it (a "
+            "workdir's config.json without it is of an earlier version: train in another workdir)"
+        )
     frozen = {name: _freeze(values[name]) for name in given}
     for name, value in frozen.items():
         if not _fits(value, kind := fields[name].type):

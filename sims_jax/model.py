@@ -19,6 +19,7 @@ from PIL import Image
 
 from sims_jax import pipeline
 from sims_jax.bank.blocks import open_blocks
+from sims_jax.bank.choose import layer_places
 from sims_jax.bank.device import empty_bank, put_everywhere, rows_to_device, to_device
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.photo import as_float, resize_photo
@@ -96,15 +97,15 @@ class Model:
 
         Args:
           layout: class ids [H, W], 255 void, of any H and W; or [B, H, W]; or the path of a PNG.
-          candidate: 0 uses every segment's best match, 1 its second best, ... to
-            `config.pipeline.candidates` - 1.
+          candidate: 0 uses every segment's best candidate, by overlap and light, 1 its second,
+            ... to `config.pipeline.candidates` - 1.
           adherence: "segment": retrieved segments keep their silhouettes and the layout follows
             them; "layout": the photo follows the layout. Default: the config's.
           instances: instance ids of the layout's shape (0 none), to 65535: they cut the segments.
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
-          reference: a photo, uint8 [H, W, 3] of any size or the path of a file; all segments of all
-            layouts are brought into its light (`sims_jax.ops.light`).
+          reference: a photo, uint8 [H, W, 3] of any size or the path of a file; segments are chosen
+            for its light, and all brought into it (`sims_jax.ops.light`).
 
         Raises:
           InputError: the layout or the reference cannot be read; ids are no classes; the reference
@@ -192,24 +193,24 @@ class Model:
     def _result(
         self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]
     ) -> Result:
-        canvas = jax.tree.map(lambda x: x[b], synthesis.canvas)
-        layers = range(self.params.networks.canvas.layers)
+        canvas, layers = synthesis.canvas, range(self.params.networks.canvas.layers)
         first, *others = (tuple(self._sources(synthesis, matches, b, size, i)) for i in layers)
         return Result(
             photo=_resize_photo(synthesis.photo[b], size),
-            canvas=_resize_photo(canvas.rgb, size),
-            canvas_mask=resize_labels(canvas.mask, size),
-            layout=resize_labels(canvas.layout, size),
+            canvas=_resize_photo(canvas.rgb[b], size),
+            canvas_mask=resize_labels(canvas.mask[b], size),
+            layout=resize_labels(canvas.layout[b], size),
             segments=first,
             fillings=tuple(source for some in others for source in some if source.used),
             left_out=int(matches.segments.left_out[b]),
         )
 
     def _sources(self, synthesis, matches, b, size, layer) -> Iterator[Source]:
-        segments, spec = jax.tree.map(lambda x: x[b], matches.segments), self.spec
-        scale = np.tile(np.asarray(size) / np.asarray(spec.image_size), 2)
+        segments = jax.tree.map(lambda x: x[b], matches.segments)
+        places = layer_places(matches.chosen[b], layer + 1)[layer]
+        spec, scale = self.spec, np.tile(np.asarray(size) / np.asarray(self.spec.image_size), 2)
         for n in np.flatnonzero(segments.class_id >= 0):
-            place, piece = matches.chosen[b, n] + layer, layer * spec.max_segments + n
+            piece, place = layer * spec.max_segments + n, places[n]
             row = int(matches.row[b, n, place]) if place < matches.row.shape[-1] else -1
             found = row >= 0
             yield Source(
@@ -221,6 +222,7 @@ class Model:
                 affine=synthesis.affine[b, piece] if found else np.eye(2, 3, dtype=np.float32),
                 order=int(synthesis.rank[b, piece]),
                 used=bool(synthesis.used[b, piece]),
+                layer=layer,
             )
 
 

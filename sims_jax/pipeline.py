@@ -1,7 +1,7 @@
-"""The whole of SIMS as one program: match, gather, render.
+"""The whole of SIMS as one program: match, choose, gather, render.
 
     match(rows, layouts)                      components and retrieval            (bank/match.py)
-    choose(params, matches, light, spec)      one row a segment                  (bank/choose.py)
+    choose(params, bank, matches)             one row a segment                  (bank/choose.py)
     gather(bank, matches)                     the winners' pixels             (bank/pixels.py)
     render(params, layouts, matches, pixels)  transformation, order, canvas, photo
     synthesize(params, bank, layouts)         the four, jitted together
@@ -25,7 +25,7 @@ from sims_jax.bank.choose import MOST_WEIGHT, choose_candidate, prefer_alike
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
-from sims_jax.bank.pixels import chosen_rows, cut_pixels, gather
+from sims_jax.bank.pixels import cut_pixels, gather, used_rows
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import CanvasConfig, elide, paste, split_components
 from sims_jax.canvas.order import (
@@ -37,6 +37,7 @@ from sims_jax.canvas.order import (
     stack_layers,
 )
 from sims_jax.config import check_numbers
+from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.nets.densifier import Densifier, DensifierConfig
 from sims_jax.nets.layers import one_hot_layout
@@ -95,6 +96,14 @@ class Networks:
     canvas: CanvasConfig
     pipeline: PipelineConfig
 
+    def __post_init__(self):
+        layers, candidates = self.canvas.layers, self.pipeline.candidates
+        if layers > candidates:
+            raise InputError(
+                f"config.canvas.layers: found {layers}, expected no more than "
+                f"config.pipeline.candidates, {candidates}; change either"
+            )
+
 
 @struct.dataclass
 class Params:
@@ -109,23 +118,23 @@ class Params:
 
 def choose(
     params: Params,
+    bank: Bank | DiskBank,
     matches: Matches,
-    light: Int[Array, "P 3"],
-    spec: BankSpec,
     candidate: Int[Array, ""] | int = 0,
     reference: Light | None = None,
 ) -> Matches:
     """Chooses every segment's row, by its overlap and by the light that all are to have.
 
     Args:
-      params: the networks.
-      matches: as retrieved.
-      light, spec: of the bank.     candidate: 0 uses every segment's best row, 1 its second, ...
+      params: the networks.     bank, matches: what the rows were found in, and what was found.
+      candidate: 0 uses every segment's best row, 1 its second, ...
       reference: the light that is wanted; None takes what suits the segments best.
     """
     weight = params.networks.pipeline.light_weight
-    wanted = None if reference is None else reference.mean
-    return choose_candidate(prefer_alike(matches, light, spec.grid, weight, wanted), candidate)
+    if weight:
+        grid, wanted = bank.rows.spec.grid, None if reference is None else reference.mean
+        matches = prefer_alike(matches, bank.light, grid, weight, wanted)
+    return choose_candidate(matches, candidate)
 
 
 def render(
@@ -144,7 +153,7 @@ def render(
       layouts: class ids, 255 void.
       matches, pixels: from `match` and `gather`, which says how many layers there are.
       adherence: "segment" or "layout" instead of the config's (`CanvasConfig`).
-      reference: the light that all segments are brought into; None leaves each its photo's.
+      reference: the light that all pieces are brought into; None leaves each its photo's.
     """
     networks = params.networks
     adherence = adherence or networks.canvas.adherence
@@ -194,11 +203,11 @@ def synthesize(
     Args:
       params: the networks.     bank: the memory bank, on the devices.
       layouts: class ids at the model's working size, 255 void.
-      candidate: 0 uses every segment's best row, 1 its second best, ...
+      candidate: as in `choose`.
       exclude: photos of the bank that may not be used, for each layout.
       instances: instance ids (0 none), which cut the segments where given.
       adherence: "segment" or "layout" instead of the config's.
-      reference: the light that all segments are brought into.
+      reference: the light that segments are chosen for, and brought into.
     """
     matches = match(
         bank.rows,
@@ -207,7 +216,7 @@ def synthesize(
         exclude=exclude,
         instances=instances,
     )
-    matches = choose(params, matches, bank.light, bank.rows.spec, candidate, reference)
+    matches = choose(params, bank, matches, candidate, reference)
     pixels = gather(bank, matches, params.networks.canvas.layers)
     synthesis = render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
     return synthesis, matches
@@ -234,16 +243,13 @@ def synthesize_from_disk(
     """
     candidates = params.networks.pipeline.candidates
     matches = bank.match(layouts, candidates=candidates, exclude=exclude, instances=instances)
+    matches = jax.device_get(choose(params, bank, matches, candidate, reference))
+    photos, row = bank.fetch(np.asarray(used_rows(matches, params.networks.canvas.layers)))
     spec = bank.store.spec
-    matches = jax.device_get(_choose(params, matches, bank.light, spec, candidate, reference))
-    photos, row = bank.fetch(np.asarray(chosen_rows(matches, params.networks.canvas.layers)))
     synthesis = _render_photos(
         params, layouts, matches, photos, row, spec=spec, adherence=adherence, reference=reference
     )
     return synthesis, matches
-
-
-_choose = jax.jit(choose, static_argnames="spec")
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "adherence"))
@@ -252,7 +258,7 @@ def _render_photos(
     layouts: UInt8[Array, "B H W"],
     matches: Matches,
     photos: Photos,
-    row: Int[Array, "B M"],
+    row: Int[Array, "B J"],
     *,
     spec: BankSpec,
     adherence: str | None,
@@ -270,7 +276,7 @@ def _place_segments(
     *,
     adherence: str,
     reference: Light | None,
-) -> tuple[Canvas, Float[Array, "M 2 3"], Int[Array, "M"]]:
+) -> tuple[Canvas, Float[Array, "J 2 3"], Int[Array, "J"]]:
     """One layout: (canvas, affine of each piece, rank of each piece)."""
     networks = params.networks
     num_classes = networks.labels.num_classes

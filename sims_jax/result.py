@@ -14,8 +14,9 @@ class Source:
     masks plus that of the contexts; `affine` [2, 3] leads from the segment's place in the photo to
     its place in the source photo, in pixels of the working size from the frame's centre, (x, y);
     `row_id` is photo * max_segments + component, photos counted in the order of their ids;
-    `order` counts from the farthest back. Where the bank had nothing, `photo_id` and `row_id` are
-    None and `affine` is the identity.
+    `order` counts from the farthest back; `layer` is 0 for a segment's own piece, 1 for the next
+    candidate's, which shows where that leaves the component empty, and so on. Where the bank had
+    nothing, `photo_id` and `row_id` are None and `affine` is the identity.
     """
 
     class_name: str
@@ -26,6 +27,7 @@ class Source:
     affine: Float[np.ndarray, "2 3"] = dataclasses.field(repr=False)
     order: int
     used: bool
+    layer: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Result:
     `photo` and `canvas` are float32 [H, W, 3] in [0, 1] at the layout's size; `canvas_mask` is
     float32 [H, W], 1 where the bank gave a pixel, 0 where the canvas is empty or elided; `layout`
     is uint8 [H, W] as the synthesis network saw it; `left_out` counts the segments beyond the
-    static maximum. `fillings` are the further pieces that show, where a segment's own left its
-    component empty: of its class and box, from another photo.
+    static maximum. `fillings` are the pieces of further layers that show, each with the class and
+    the box of the segment that it fills.
     """
 
     photo: Float[np.ndarray, "H W 3"]

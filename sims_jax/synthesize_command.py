@@ -44,7 +44,11 @@ def synthesize_parser() -> argparse.ArgumentParser:
         "--instances", type=pathlib.Path, help="PNG of instance ids, or a folder of them"
     )
     parser.add_argument(
-        "--candidate", type=int, default=0, metavar="K", help="0: best match, 1: second best, ..."
+        "--candidate",
+        type=int,
+        default=0,
+        metavar="K",
+        help="0: each segment's best candidate, 1: the second, ...",
     )
     parser.add_argument(
         "--exclude",
@@ -59,7 +63,9 @@ def synthesize_parser() -> argparse.ArgumentParser:
         help="segment: segments keep their silhouettes; layout: the photo follows the layout",
     )
     parser.add_argument(
-        "--reference", type=pathlib.Path, help="a photo whose light all segments are brought into"
+        "--reference",
+        type=pathlib.Path,
+        help="a photo whose light segments are chosen for, and brought into",
     )
     parser.add_argument(
         "--photos",
@@ -115,7 +121,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             if not made:  # the model takes the flags
                 # Whoever takes a photo out of the bank needs to find what was made of it: what
                 # there will be is said at once, its sources at the end.
-                _add_sources(told, dict.fromkeys(names))
+                _add_sources(told, names, dict.fromkeys(names))
             sources = result.segments + result.fillings
             made[name] = [_to_json(source, origin) for source in sources]
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
@@ -127,7 +133,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     finally:
         bar.close()
         if made:
-            _add_sources(told, made)
+            before = {name: earlier[name] for name in names if name in earlier}
+            _add_sources(told, names, before | made)
     print(f"{counted(len(paths), 'photo')} and {SOURCES_FILE}: {arguments.out}")
     for class_name, count in alone.items():
         segments = counted(count, "segment")
@@ -217,12 +224,15 @@ def _read_sources(path: pathlib.Path) -> dict[str, list[dict]]:
     return sources
 
 
-def _add_sources(path: pathlib.Path, sources: dict[str, list[dict] | None]) -> None:
-    """To those that are there, which another command may be adding to."""
+def _add_sources(
+    path: pathlib.Path, names: list[str], sources: dict[str, list[dict] | None]
+) -> None:
+    """Replaces those of the names by `sources`; another command may be adding its own meanwhile."""
     from sims_jax.atomic import locked, write_json
 
     with locked(path):
-        write_json(path, _read_sources(path) | sources)
+        others = {name: some for name, some in _read_sources(path).items() if name not in names}
+        write_json(path, others | sources)
 
 
 def _read_pair(path: pathlib.Path, instances: pathlib.Path | None, labels) -> tuple:

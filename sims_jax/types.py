@@ -6,7 +6,7 @@ Letters used in every shape of the project:
     h w   the retrieval grid, cells over the whole frame
     C     classes of the label space (void is not one of them)
     N     static maximum of segments a layout
-    M     pieces of a canvas: N segments, then N pieces that fill them, ...
+    J     pieces of a canvas: N segments, then N pieces that fill them, ...
     R     rows of a memory bank                        P   photos of it
     K     candidates retrieved for a segment           B   batch
 
@@ -102,7 +102,7 @@ class Bank:
 
     rows: Rows
     photos: Photos
-    light: Int[Array, "P 3"]  # of all photos, in the order of rows; the same on every device
+    light: Int[Array, "P 3"]  # of photo row // N, on every device
 
 
 @struct.dataclass
@@ -119,8 +119,8 @@ class Matches:
 class Pixels:
     """The winners' pixels: for each piece the photo its row is cut from, and the cut."""
 
-    photo: UInt8[Array, "*B M H W 3"]
-    mask: Bool[Array, "*B M H W"]
+    photo: UInt8[Array, "*B J H W 3"]
+    mask: Bool[Array, "*B J H W"]
 
 
 @struct.dataclass
@@ -139,6 +139,6 @@ class Synthesis:
 
     photo: Float[Array, "*B H W 3"]
     canvas: Canvas
-    affine: Float[Array, "*B M 2 3"]  # target to source, pixels from the frame's centre, (x, y)
-    rank: Int[Array, "*B M"]  # 0 lies farthest back
-    used: Bool[Array, "*B M"]  # the piece has a pixel on the canvas
+    affine: Float[Array, "*B J 2 3"]  # target to source, pixels from the frame's centre, (x, y)
+    rank: Int[Array, "*B J"]  # 0 lies farthest back
+    used: Bool[Array, "*B J"]  # the piece has a pixel on the canvas

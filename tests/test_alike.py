@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from sims_jax import pipeline
 from sims_jax.bank.build import build_bank
+from sims_jax.bank.choose import prefer_alike
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import open_bank
@@ -85,8 +86,10 @@ def compose_without_transformer(bank, layouts, networks):
 
     @jax.jit
     def compose(layout, key):
-        layers = networks.canvas.layers
-        matches = pipeline.match(bank.rows, layout[None], candidates=layers)
+        layers, candidates = networks.canvas.layers, networks.pipeline.candidates
+        matches = pipeline.match(bank.rows, layout[None], candidates=candidates)
+        weight = networks.pipeline.light_weight
+        matches = prefer_alike(matches, bank.light, bank.rows.spec.grid, weight)
         pixels = pipeline.gather(bank, matches, layers)
         segments = jax.tree.map(lambda x: x[0], matches.segments)
         rank = stack_layers(rank_by_prior(segments.box_yx[:, 2]), layers)

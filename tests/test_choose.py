@@ -11,13 +11,14 @@ from sims_jax.bank.choose import (
     MOST_WEIGHT,
     choose_candidate,
     choose_rows,
+    layer_places,
     photo_light,
     prefer_alike,
     to_steps,
 )
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.score import score_unit
-from sims_jax.ops.light import measure_light
+from sims_jax.ops.light import DARK, measure_light
 from sims_jax.types import Matches, Segments
 
 GRID = (24, 32)
@@ -74,7 +75,9 @@ def twin(matches, b, light, weight, wanted=None):
     def value(candidate, common):
         row, score = candidate
         apart = sum((a - b) ** 2 for a, b in zip(light[row // SEGMENTS], common, strict=True))
-        return int(np.float32(score) * 4096 / score_unit(GRID)) - round(16 * weight) * apart // 16
+        return (
+            int(np.float32(score) * 4096 / score_unit(GRID)) - round(1024 * weight) * apart // 1024
+        )
 
     def total(common):
         best = [max((value(one, common) for one in some), default=0) for some in candidates]
@@ -113,7 +116,8 @@ def test_eager_is_jit_and_a_batch_its_layouts():
 
 def test_without_weight_or_difference_the_scores_decide():
     matches = draw_matches(1)
-    assert prefer_alike(matches, draw_light(1), GRID, 0.0) is matches
+    found = prefer_alike(matches, draw_light(1), GRID, 0.0)
+    jax.tree.map(np.testing.assert_array_equal, found, matches)
     alike = jnp.broadcast_to(draw_light(1)[:1], (PHOTOS, 3))
     found = prefer_alike(matches, alike, GRID, 4.0)
     jax.tree.map(np.testing.assert_array_equal, found, matches)
@@ -150,7 +154,7 @@ def test_one_light_wins():
 
     assert photos(0.0) == [day, dusk, dusk]
     # Dusk is 3 away, so an overlap of 0.1 is given up for the second, 0.3 not yet for the third.
-    assert photos(0.0625) == [day, day, dusk]
+    assert photos(0.05) == [day, day, dusk]
     assert photos(1.0) == [day, day, day]
     assert photos(1.0, jnp.full(3, -1.5)) == [dusk, dusk, dusk]
 
@@ -163,6 +167,22 @@ def test_the_light_of_a_photo_follows_from_its_rows(tiny_stores):
     assert np.abs(found[:-1] - measured).max() <= 6  # of 64 steps
     assert np.ptp(measured, axis=0).min() > 12  # they are not all of one light
     assert not found[-1].any()
+
+
+def test_the_most_extreme_lights_do_not_wrap():
+    """White before black, with the largest weight, in 32 bits."""
+    matches = draw_matches(3)
+    light = to_steps(np.log(DARK + np.array([[1.0] * 3, [0.0] * 3] * 5)[:PHOTOS]))
+    found = prefer_alike(matches, jnp.asarray(light), GRID, float(MOST_WEIGHT))
+    for b in range(3):
+        assert candidates_of(found, b) == twin(matches, b, light, MOST_WEIGHT)
+
+
+def test_a_filling_is_the_best_that_is_not_used():
+    chosen = np.array([0, 1, 2, 3])
+    expected = [[0, 1, 2], [1, 0, 2], [2, 0, 1], [3, 0, 1]]
+    np.testing.assert_array_equal(np.stack(layer_places(chosen, 3), axis=1), expected)
+    np.testing.assert_array_equal(jnp.stack(layer_places(jnp.asarray(chosen), 3), 1), expected)
 
 
 def test_rows_of_ones_own_choice():

@@ -90,9 +90,13 @@ def test_an_item_of_a_config_value(tmp_path):
         ("pipeline.chunk", None, "pipeline.chunk: found None, expected int"),
         ("transformer.net.widths", (8, 8.5), "widths: found (8, 8.5), expected tuple[int, ...]"),
         ("synthesis.net.remat", "no", "synthesis.net.remat: found 'no', expected bool"),
+        ("canvas.layers", 0, "canvas.layers: found 0, expected at least 1"),
+        ("canvas.layers", 3, "canvas.layers: found 3, expected no more than config.bank.donors, 2"),
+        ("pipeline.candidates", 1, "found 2, expected no more than config.pipeline.candidates, 1"),
+        ("pipeline.light_weight", 17.0, "pipeline.light_weight: found 17.0, expected 0 to 16"),
     ],
 )
-def test_a_config_value_of_another_type(key, value, expected, tiny_config):
+def test_a_config_value_that_cannot_be(key, value, expected, tiny_config):
     config = copy.deepcopy(tiny_config)
     with config.ignore_type():
         config.update_from_flattened_dict({key: value})
@@ -226,7 +230,7 @@ def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
     write_ids(tmp_path / "layouts" / "b.png", (20, 8))
     (tmp_path / "layouts" / "._a.png").write_text("what another system leaves")
     synthesize("--sheet")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"a.png", "b.png", "sources.json", "sheet.png"}
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.height == 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
@@ -242,9 +246,9 @@ def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             synthesize("--sheet")
     sources = tmp_path / "out" / "sources.json"
-    assert {name: len(segments) for name, segments in json.loads(sources.read_text()).items()} == {
-        "a.png": 1, "b.png": 1
-    }  # fmt: skip
+    told = json.loads(sources.read_text())
+    layers = {name: [segment["layer"] for segment in segments] for name, segments in told.items()}
+    assert layers == {"a.png": [0, 1], "b.png": [0, 1]}  # one segment, and what fills it
     sources.write_text('{"a.png": [{"class')
     with pytest.raises(InputError, match=r"out/sources\.json: found no sources.*--out"):
         synthesize()
@@ -256,7 +260,8 @@ def test_sources_of_several_commands_at_once_are_kept(tmp_path):
 
     def add(number):
         for photo in range(10):
-            synthesize_command._add_sources(path, {f"{number}-{photo}.png": []})
+            name = f"{number}-{photo}.png"
+            synthesize_command._add_sources(path, [name], {name: []})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(8)))
@@ -274,11 +279,12 @@ def test_sources_tell_of_the_reference_and_photos_may_be_excluded(synthesize, ti
         synthesize(*flags)
         return json.loads((tmp_path / "out" / "sources.json").read_text())["a.png"]
 
-    (plain,) = sources()
-    assert plain["reference"] is None
+    plain, filling = sources()
+    assert plain["reference"] is filling["reference"] is None
+    assert (plain["layer"], filling["layer"]) == (0, 1) and plain["row_id"] != filling["row_id"]
     dusk = tmp_path / "dusk.png"
     Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).quantize(8).save(dusk)
-    (lit,) = sources(f"--exclude={plain['photo_id']}", f"--reference={dusk}")
+    lit, _ = sources(f"--exclude={plain['photo_id']}", f"--reference={dusk}")
     sha256 = hashlib.sha256(dusk.read_bytes()).hexdigest()
     assert lit["reference"] == {"file": "dusk.png", "sha256": sha256}
     assert lit["photo_id"] not in (None, plain["photo_id"])
@@ -339,7 +345,7 @@ def test_nothing_is_overwritten_that_was_not_made_here(synthesize, tmp_path):
 def test_npy_layouts_give_png_photos(synthesize, tmp_path):
     np.save(tmp_path / "layouts" / "b.npy", np.zeros((8, 8), int))
     synthesize()
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"a.png", "b.png", "sources.json"}
     np.save(tmp_path / "layouts" / "a.npy", np.zeros((8, 8), int))
     with pytest.raises(InputError, match=r"a\.png: found also a\.npy, expected one file a name"):

@@ -61,7 +61,8 @@ def test_any_size_in_the_same_size_out_and_sources_are_named(tiny_model, tiny_st
 
 def test_sources_tell_the_truth(tiny_model, tiny_stores, layouts):
     store = tiny_stores[0]
-    for source in tiny_model.synthesize(layouts[1]).segments:
+    result = tiny_model.synthesize(layouts[1])
+    for source in result.segments + result.fillings:
         if source.row_id is not None:
             photo, component = divmod(source.row_id, store.spec.max_segments)
             assert store.ids[photo] == source.photo_id
@@ -96,8 +97,9 @@ def test_further_candidates_fill_what_the_first_leave_empty(found, tiny_model, l
 
     result = tiny_model.synthesize(layouts[0])
     assert result.fillings and all(source.used for source in result.fillings)
-    rows = {source.row_id for source in result.segments}
-    assert all(s.photo_id is not None and s.row_id not in rows for s in result.fillings)
+    own = {(source.class_name, source.box): source.row_id for source in result.segments}
+    assert all(s.row_id not in (None, own[s.class_name, s.box]) for s in result.fillings)
+    assert {source.layer for source in result.fillings} == {1}
     assert max(s.order for s in result.fillings) < min(s.order for s in result.segments)
 
 
@@ -207,7 +209,7 @@ def test_excluded_photos_and_other_candidates(tiny_model, layouts):
     best = tiny_model.synthesize(layouts[0])
     used = {source.photo_id for source in best.segments if source.used}
     other = tiny_model.synthesize(layouts[0], exclude=used)
-    assert not used & {source.photo_id for source in other.segments}
+    assert not used & {source.photo_id for source in other.segments + other.fillings}
     second = tiny_model.synthesize(layouts[0], candidate=1)
     assert [s.row_id for s in second.segments] != [s.row_id for s in best.segments]
 

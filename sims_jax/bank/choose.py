@@ -28,13 +28,16 @@ from sims_jax.types import Matches
 
 MOST_WEIGHT = 16  # what follows stays below 2^31
 LIGHT_STEPS = 64  # of a light, in one unit of its logarithm
-_WEIGHT_STEPS = 16
+_WEIGHT_STEPS = 1024
+_LIGHTS_AT_ONCE = 256
 _AREA_STEPS = 1024  # of all segments together
 _NOTHING = -(2**30)  # the value of no row
+IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
+FloatArray = Float[Array, "..."] | Float[np.ndarray, "..."]
 
 
 def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Matches:
-    """Uses the `candidate`-th best row of every segment (0 the best), or the last there is."""
+    """Uses the `candidate`-th row of every segment (0 the first), or the last there is."""
     found = (matches.row >= 0).sum(axis=-1)
     return matches.replace(chosen=jnp.clip(candidate, 0, jnp.maximum(found - 1, 0)))
 
@@ -42,7 +45,7 @@ def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Match
 def sample_candidates(
     matches: Matches, key: Key[Array, ""], among: Int[Array, ""] | int
 ) -> Matches:
-    """Uses one of the `among` (1 or more) best rows of a segment, drawn by `key`, all as likely."""
+    """Uses one of a segment's first `among` (1 or more) rows, drawn by `key`, all as likely."""
     found = jnp.clip((matches.row >= 0).sum(axis=-1), 1, jnp.maximum(among, 1))
     return matches.replace(chosen=jax.random.randint(key, found.shape, 0, found, jnp.int32))
 
@@ -61,6 +64,12 @@ def choose_rows(matches: Matches, row: Int[Array, "B N"]) -> Matches:
     )
 
 
+def layer_places(chosen: IntArray, layers: int) -> list[IntArray]:
+    """Which candidate each layer uses: the chosen one, then the best of the others."""
+    return [chosen, *(i - (chosen >= i).astype(chosen.dtype) for i in range(1, layers))]
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "weight"))
 def prefer_alike(
     matches: Matches,
     light: Int[Array, "P 3"],
@@ -75,11 +84,9 @@ def prefer_alike(
       light: of the bank's photos, from `photo_light`.
       grid: the retrieval grid, (h, w).
       weight: what a difference of 1 in the logarithm of one colour counts, beside an overlap of 1;
-        0 to MOST_WEIGHT. 0 leaves the order as it is.
+        to MOST_WEIGHT, in steps of 1/1024.
       reference: mean logarithm of the colours of the light that is wanted (`Light.mean`).
     """
-    if not weight:
-        return matches
     wanted = None if reference is None else to_steps(reference)
     order = functools.partial(_order_alike, light, grid, round(weight * _WEIGHT_STEPS), wanted)
     place = jax.vmap(order)(matches.row, matches.score, matches.segments.area_px)
@@ -97,15 +104,14 @@ def photo_light(store: Store) -> Int[np.ndarray, "P 3"]:
     mean = store.row_color_mean + DARK
     variance = np.diagonal(store.row_color_cov, axis1=-2, axis2=-1)
     logarithm = np.log(mean) - np.log1p(variance / mean**2) / 2
+    logarithm = np.clip(logarithm, np.log(DARK), np.log(1 + DARK))  # no colours have another
     total = np.zeros((len(store.ids), 3))
     np.add.at(total, store.row_photo, logarithm * store.row_area_px[:, None])
     area = np.bincount(store.row_photo, store.row_area_px, minlength=len(store.ids))
     return to_steps(total / np.maximum(area, 1)[:, None])  # a photo without rows is no candidate
 
 
-def to_steps(
-    light: Float[Array, "*P 3"] | Float[np.ndarray, "*P 3"],
-) -> Int[Array, "*P 3"] | Int[np.ndarray, "*P 3"]:
+def to_steps(light: FloatArray) -> IntArray:
     """Lights in the integers that are compared."""
     return (light * LIGHT_STEPS).round().astype(np.int32)
 
@@ -137,6 +143,7 @@ def _order_alike(
             return (area * value(common).max(axis=-1)).sum()
 
         every = own.reshape(-1, 3)
-        totals = jnp.where(there.reshape(-1), jax.vmap(total)(every), jnp.iinfo(jnp.int32).min)
+        totals = jax.lax.map(total, every, batch_size=_LIGHTS_AT_ONCE)
+        totals = jnp.where(there.reshape(-1), totals, jnp.iinfo(jnp.int32).min)
         wanted = every[jnp.argmax(totals)]
     return jnp.argsort(-value(wanted), axis=-1)  # stable: of equal ones, the better score first

@@ -29,6 +29,7 @@ class DiskBank:
 
     @functools.cached_property
     def light(self) -> Int[np.ndarray, "P 3"]:
+        """As `Bank.light`."""
         return photo_light(self.store)
 
     def match(self, layouts: np.ndarray, **options) -> Matches:
@@ -37,7 +38,7 @@ class DiskBank:
             return match_streamed(self.rows, layouts, **options)
         return jax.device_get(_match(self.rows, layouts, **options))
 
-    def fetch(self, row: Int[np.ndarray, "B M"]) -> tuple[Photos, Int[np.ndarray, "B M"]]:
+    def fetch(self, row: Int[np.ndarray, "B J"]) -> tuple[Photos, Int[np.ndarray, "B J"]]:
         """Reads the photos of some rows, each once: a small bank, and the rows' numbers in it.
 
         It has room for a photo a row, so that it is of one shape whatever it holds.

@@ -1,34 +1,35 @@
-"""The winners' pixels: of each segment the photo its chosen row is cut from, and the cut."""
+"""The winners' pixels: of each piece of a canvas the photo its row is cut from, and the cut."""
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
+from sims_jax.bank.choose import layer_places
 from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos, Pixels
 
 
-def chosen_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B M"]:
-    """The rows that are used, -1 for none: the segments' chosen ones, then those after them, ..."""
-    place = matches.chosen[..., None] + jnp.arange(layers)
+def used_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B J"]:
+    """The rows of all pieces, -1 for none: the segments' chosen ones, then those that fill them."""
+    place = jnp.stack(layer_places(matches.chosen, layers), axis=-1)
     row = jnp.take_along_axis(matches.row, place, axis=-1, mode="fill", fill_value=-1)
     return jnp.swapaxes(row, -1, -2).reshape(*row.shape[:-2], -1)
 
 
 def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
-    """Reads the used rows' photos and cuts, M of each layout; rows of -1 give empty cuts.
+    """Reads the used rows' photos and cuts, J of each layout; rows of -1 give empty cuts.
 
-    `layers` of them a segment: the segments' chosen ones, then those after them, ...
+    `layers` of them a segment: the chosen one, then the best others (`CanvasConfig`).
 
     Of a sharded bank each device reads the winners it has, and their sum is everyone's: what
     devices exchange are the winners' pixels alone.
     """
-    row = chosen_rows(matches, layers)
+    row = used_rows(matches, layers)
     mesh = bank.rows.mesh
     if mesh is None:
         return cut_pixels(bank.photos, bank.rows.spec, row)
 
-    def read(photos: Photos, row: Int[Array, "B M"]) -> Pixels:
+    def read(photos: Photos, row: Int[Array, "B J"]) -> Pixels:
         here = row // bank.rows.spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
         own = cut_pixels(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size)
         photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
@@ -40,7 +41,7 @@ def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
     )(bank.photos, row)
 
 
-def cut_pixels(photos: Photos, spec: BankSpec, row: Int[Array, "B M"], devices: int = 1) -> Pixels:
+def cut_pixels(photos: Photos, spec: BankSpec, row: Int[Array, "B J"], devices: int = 1) -> Pixels:
     """From one share of `devices`; zeros for rows of -1."""
     photo, component = jnp.divmod(row, spec.max_segments)
     place = jnp.where(row >= 0, photo // devices, 0)

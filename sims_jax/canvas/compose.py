@@ -4,7 +4,8 @@ Source: SIMS, Sec. 5 and 6. Elision takes away what a paste cannot get right: th
 and the ground around a thing, where its shadow falls (outer band). Composed and simulated canvases
 go through the same `elide`, so that the synthesis network meets what it was trained on.
 
-Differs: the bands end at half a segment's depth, or thin things would vanish, and nothing is elided
+Differs: a canvas has layers, of further candidates, which show where those before leave a component
+empty; the bands end at half a segment's depth, or thin things would vanish, and nothing is elided
 along the frame; elided pixels count as absent in the mask (they stay white).
 """
 
@@ -36,7 +37,8 @@ class CanvasConfig:
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.
       layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
-        the next shows. 1: the best alone, as in the paper.
+        the next shows. 1: the chosen one alone, as in the paper. Memory of composition is
+        proportional: 12 bytes a pixel for each piece, segments times layers.
     """
 
     adherence: str
@@ -60,9 +62,9 @@ def split_components(segments: Segments) -> Bool[Array, "N H W"]:
 
 
 def paste(
-    rgb: Float[Array, "M H W 3"],
-    mask: Bool[Array, "M H W"],
-    rank: Int[Array, "M"],
+    rgb: Float[Array, "J H W 3"],
+    mask: Bool[Array, "J H W"],
+    rank: Int[Array, "J"],
     segments: Segments,
     layout: UInt8[Array, "H W"],
     adherence: str,
@@ -112,7 +114,7 @@ def elide(key: Key[Array, ""], canvas: Canvas, config: CanvasConfig, labels: Lab
 
 
 def _inner_band(source: Int[Array, "H W"], width_px: int) -> Bool[Array, "H W"]:
-    """Pixels nearer than `width_px`, and than half the segment's depth, to another segment."""
+    """Pixels nearer than `width_px`, and than half the segment's depth, to another piece."""
     if width_px == 0:
         return jnp.zeros(source.shape, dtype=bool)
     distance_px = distance_to_change(source, 2 * width_px)  # 1 at the boundary

@@ -40,7 +40,7 @@ def rank_by_prior(key: Int[Array, "N"]) -> Int[Array, "N"]:
     return jnp.argsort(jnp.argsort(key, stable=True)).astype(jnp.int32)
 
 
-def stack_layers(rank: Int[Array, "N"], layers: int) -> Int[Array, "M"]:
+def stack_layers(rank: Int[Array, "N"], layers: int) -> Int[Array, "J"]:
     """Ranks of all pieces: what fills segments lies behind them all, and the next behind that."""
     count = rank.shape[0]
     return jnp.concatenate([rank + (layers - 1 - layer) * count for layer in range(layers)])
@@ -132,8 +132,8 @@ def ask_order(
     params,
     config: OrderingConfig,
     num_classes: int,
-    mask_a: Bool[Array, "M H W"],
-    mask_b: Bool[Array, "M H W"],
+    mask_a: Bool[Array, "J H W"],
+    mask_b: Bool[Array, "J H W"],
     class_a: Int[Array, "M"],
     class_b: Int[Array, "M"],
     layout: UInt8[Array, "H W"],

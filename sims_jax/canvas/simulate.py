@@ -4,8 +4,8 @@ Every segment of a photo keeps its own pixels and takes the *shape* and the *lig
 segment of its class that retrieval found in another photo: the donor's mask, aligned as composition
 aligns it, is the stencil, and the donor's colour statistics are the target of the colour transfer.
 What it leaves empty is the next donor's, if the canvas has layers. Then the same elision as in
-composition. Some segments, and some whole canvases, are left empty, so
-that the network also learns to do without. Source: SIMS, Sec. 6.
+composition. Some segments, and some whole canvases, are left empty, so that the network also learns
+to do without. Source: SIMS, Sec. 6.
 
 Differs: stencils are real retrievals, aligned by the transformer, instead of the best of 100 random
 photos; colours move segment to segment, not box to box, and a random part of the way.
@@ -34,7 +34,7 @@ class SimulationConfig:
     """How much is changed and how much is missing.
 
     Args:
-      transfer_share: share of segments whose colours move towards their donor's.
+      transfer_share: share of pieces whose colours move towards their donor's.
       transfer_least: least part of the way they go; the part is uniform between it and 1. Colours
         that always went all the way would say nothing of the truth, and f would paint in grey.
       missing_share: share of segments left out.
@@ -58,13 +58,13 @@ class SimulationConfig:
 class Donors:
     """For each piece of a photo: its segment's own colours, and a donor's shape and colours."""
 
-    own_mean: Float[Array, "*B M 3"]
-    own_cov: Float[Array, "*B M 3 3"]
-    mean: Float[Array, "*B M 3"]
-    cov: Float[Array, "*B M 3 3"]
-    mask: UInt32[Array, "*B M words"]  # the donor's pixels in its own photo's frame, packed
-    affine: Float[Array, "*B M 2 3"]  # to the donor's frame, pixels from the centre
-    found: Bool[Array, "*B M"]  # retrieval had a donor
+    own_mean: Float[Array, "*B J 3"]
+    own_cov: Float[Array, "*B J 3 3"]
+    mean: Float[Array, "*B J 3"]
+    cov: Float[Array, "*B J 3 3"]
+    mask: UInt32[Array, "*B J words"]  # the donor's pixels in its own photo's frame, packed
+    affine: Float[Array, "*B J 2 3"]  # to the donor's frame, pixels from the centre
+    found: Bool[Array, "*B J"]  # retrieval had a donor
 
 
 def simulate(
@@ -88,7 +88,7 @@ def simulate(
     empty = jax.random.bernoulli(keys[2], simulation.empty_share)
     usable = donors.found & ~jnp.tile(missing | empty, config.layers)
     piece = jnp.full_like(component, -1)
-    for first in reversed(range(0, *pieces, count)):
+    for first in reversed(range(0, count * config.layers, count)):
         layer = jnp.where(component >= 0, component + first, -1)
         piece = jnp.where((layer >= 0) & usable[layer] & stencil(layer, donors), layer, piece)
     present = piece >= 0

@@ -80,11 +80,11 @@ def make_sets(
 
 def _used(result: Result) -> list[Source]:
     """What a photo is made of."""
-    return [s for s in result.segments + result.fillings if s.used and s.photo_id is not None]
+    return [source for source in result.segments + result.fillings if source.used]
 
 
 def _light_spread(model: Model, result: Result) -> float:
-    """How far apart in light the photos lie that segments come from: in logarithms of colours."""
+    """How far apart in light the photos lie that pieces come from: in logarithms of colours."""
     rows = np.array([s.row_id for s in _used(result)], int)
     light = np.asarray(model.bank.light)[rows // model.spec.max_segments] / LIGHT_STEPS
     return float(np.sqrt(light.var(axis=0).mean())) if rows.size else 0.0

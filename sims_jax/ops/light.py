@@ -4,7 +4,7 @@ A photo moves as a whole: what is dark within it stays so. What was cut from man
 they are all in the light of one, and whoever chooses it chooses the mood.
 
 Source: the map of `sims_jax.ops.color`, here of logarithms, for light multiplies: colours moved by
-sums would end below black. Not in SIMS, which leaves light to the synthesis network.
+sums would end below black.
 """
 
 import jax

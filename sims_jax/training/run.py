@@ -151,7 +151,9 @@ class Run:
         count = settings.bank.donors
         return (
             find_donors(store, store, bank, candidates=count, near_frames=near),
-            find_donors(heldout, store, bank, candidates=1, near_frames=near),
+            find_donors(
+                heldout, store, bank, candidates=self.config.canvas.layers, near_frames=near
+            ),
         )
 
     def _train(

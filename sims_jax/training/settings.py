@@ -4,6 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from sims_jax.canvas.compose import CanvasConfig
 from sims_jax.canvas.simulate import SimulationConfig
 from sims_jax.config import OF_NOW, check_numbers, check_size, make, unknown_key
 from sims_jax.errors import InputError
@@ -85,10 +86,17 @@ def read_settings(config: ConfigDict) -> Settings:
         raise InputError(
             f"config.stages: found {unknown[0]!r}, expected some of {', '.join(STAGES)}"
         )
+    bank = make(BankConfig, config.bank, "config.bank")
+    layers = make(CanvasConfig, config.canvas, "config.canvas").layers
+    if layers > bank.donors:
+        raise InputError(
+            f"config.canvas.layers: found {layers}, expected no more than config.bank.donors, "
+            f"{bank.donors}; change either"
+        )
     disturbance = config.transformer.disturbance
     trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(
-        bank=make(BankConfig, config.bank, "config.bank"),
+        bank=bank,
         simulation=make(SimulationConfig, config.simulation, "config.simulation"),
         disturbance=make(DisturbanceConfig, disturbance, "config.transformer.disturbance"),
         vgg=make(VGGConfig, trunk, "config.features"),

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from sims_jax.bank.choose import layer_places
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
@@ -77,7 +78,7 @@ class SynthesisTask:
         return Synthesis(self.config, self.labels.num_classes, self.dtype)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A photo, for each of its segments a donor drawn from its K, and another photo."""
+        """A photo, donors of its pieces, the first of each segment drawn, and another photo."""
         row = self.store.row_of[index]
         slot = draw_donors(rng, (self.donors.row[row] >= 0).sum(axis=1))
         layers = self.canvas.layers
@@ -197,8 +198,8 @@ class SynthesisTask:
 def draw_donors(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
     """One of the `counts` donors of each of N segments: the best of DRAWS drawn at random.
 
-    At inference the best is used. In training the others make for variety, but their shapes fit
-    less well, so they must not be drawn as often.
+    At inference one of the best is used. In training the others make for variety, but their shapes
+    fit less well, so they must not be drawn as often.
     """
     return rng.integers(np.maximum(counts, 1), size=(DRAWS, len(counts))).min(axis=0)
 
@@ -211,9 +212,10 @@ def photo_example(
     Then, for every further layer, the best donor that is not yet used.
     """
     row = np.tile(queries.row_of[index], layers)
-    slot = np.concatenate([slot, *(np.where(slot < i, i, i - 1) for i in range(1, layers))])
+    slot = np.concatenate(layer_places(slot, layers))
     there, slot = (row >= 0) & (slot < table.row.shape[1]), slot % table.row.shape[1]
     donor = np.where(there, table.row[row, slot], -1)
+    masks = (bank.cut(some).reshape(len(some), -1) for some in np.split(donor, layers))
     return {
         "photo": queries.photo[index],
         "layout": queries.layout[index],
@@ -223,7 +225,7 @@ def photo_example(
             own_cov=queries.row_color_cov[row],
             mean=bank.row_color_mean[donor],
             cov=bank.row_color_cov[donor],
-            mask=pack_bits_numpy(bank.cut(donor).reshape(len(row), -1)),
+            mask=np.concatenate([pack_bits_numpy(some) for some in masks]),
             affine=table.affine[row, slot],
             found=donor >= 0,
         ),
