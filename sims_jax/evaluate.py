@@ -1,9 +1,9 @@
 """Judges photos: `python -m sims_jax.evaluate --workdir=WORKDIR`.
 
 The workdir's model makes the photos of its held-out layouts, and `--baselines` others beside them;
-`--photos=FOLDER` judges any others of
-the same layouts, or of those in `--layouts` with the real ones in `--real`. Prints the protocol and
-a table; writes `evaluate/NAME.json` and a sheet of the best, the median and the worst photos.
+`--photos=FOLDER` judges any others of the same layouts, or of those in `--layouts` (with the real
+ones in `--real`, where they are not held out). Prints the protocol and a table; writes
+`evaluate/NAME.json` and a sheet of the best, the median and the worst photos.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add("--split", default="val", choices=("val",), help="the layouts: the workdir's held-out ones")
     add("--photos", type=pathlib.Path, help="judge these PNGs, named as the layouts, instead")
     add("--layouts", type=pathlib.Path, help="of --photos, where they are not the workdir's")
-    add("--real", type=pathlib.Path, help="the real photos of --layouts")
+    add("--real", type=pathlib.Path, help="their real photos, where not held out")
     add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
     add(
         "--reference",

@@ -17,7 +17,7 @@ from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
-from sims_jax.labels import VOID
+from sims_jax.labels import VOID, write_layout
 from sims_jax.nets.layers import average_pool, upsample
 from sims_jax.ops.light import measure_light, relight
 from sims_jax.ops.sheet import GAP_PX, to_uint8, write_picture
@@ -231,6 +231,18 @@ def test_photos_of_others_are_judged(workdir, tiny_stores):
         write_picture(folder / f"{photo_id}.png", photo)
     scores = run(workdir, f"--photos={folder}")["scores"]
     assert scores["photos"] == scores["real"]  # they are
+    layouts = workdir / "some"
+    layouts.mkdir()
+    for photo_id, layout in list(zip(heldout.ids, heldout.layout, strict=True))[1:]:
+        write_layout(layouts / f"{photo_id}.png", layout, heldout.spec.labels)
+    flags = f"--photos={folder}", f"--layouts={layouts}"
+    held_out, given = (run(workdir, *flags, *more) for more in ([], [f"--real={folder}"]))
+    assert held_out["scores"] == given["scores"]
+    assert held_out["protocol"]["n"] == len(heldout.ids) - 1
+    write_layout(layouts / "new.png", heldout.layout[0], heldout.spec.labels)
+    write_picture(folder / "new.png", heldout.photo[0])
+    with pytest.raises(InputError, match=r"new\.png: found no photo of this name.*give --real"):
+        run(workdir, *flags)
     (folder / f"{heldout.ids[2]}.png").unlink()
     with pytest.raises(InputError, match=f"{heldout.ids[2]}.png: not found"):
         run(workdir, f"--photos={folder}")
@@ -255,6 +267,6 @@ def test_the_standard_distance_is_told_where_its_network_is_given(
 def test_flags_that_do_not_go_together_are_refused(workdir):
     values = {"photos": "--photos=x", "reference": "--reference=x"}
     apart = [[values.get(flag, f"--{flag}") for flag in flags] for flags in report.APART]
-    for flags in (["--layouts=x"], ["--layouts=x", "--real=y"], *apart):
+    for flags in (["--layouts=x"], ["--photos=x", "--real=y"], *apart):
         with pytest.raises(InputError):
             run(workdir, *flags)

@@ -164,8 +164,10 @@ def check_count(found: int, where: pathlib.Path) -> None:
         )
 
 
-def read_judged(layouts: pathlib.Path, real: pathlib.Path, store: Store, heldout: Store) -> Store:
-    """The held-out store with other photos and layouts in it.
+def read_judged(
+    layouts: pathlib.Path, real: pathlib.Path | None, store: Store, heldout: Store
+) -> Store:
+    """The held-out store with other layouts in it, and their real photos: its own, or others.
 
     Those that the workdir has by the same id are of the same video, others each of its own.
     """
@@ -177,7 +179,15 @@ def read_judged(layouts: pathlib.Path, real: pathlib.Path, store: Store, heldout
     known = {i: video for s in (store, heldout) for i, video in zip(s.ids, s.videos, strict=True)}
     videos = tuple(known.get(photo_id, photo_id) for photo_id in ids)
     judged = dataclasses.replace(heldout, ids=ids, videos=videos, layout=np.stack(read))
-    return dataclasses.replace(judged, photo=_read_photos(real, judged))
+    if real:
+        return dataclasses.replace(judged, photo=_read_photos(real, judged))
+    place = {photo_id: index for index, photo_id in enumerate(heldout.ids)}
+    if unknown := [photo_id for photo_id in ids if photo_id not in place]:
+        raise InputError(
+            f"{paths[unknown[0]]}: found no photo of this name held out in the workdir, expected "
+            f"one for each layout ({len(unknown)} of {len(ids)} have none); give --real"
+        )
+    return dataclasses.replace(judged, photo=heldout.photo[[place[i] for i in ids]])
 
 
 def _read_photos(folder: pathlib.Path, judged: Store) -> np.ndarray:

@@ -100,8 +100,8 @@ def evaluate(arguments: argparse.Namespace) -> dict:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if (arguments.layouts is None) != (arguments.real is None):
-        raise InputError("--layouts and --real: expected both or neither; give the other one, too")
+    if arguments.real and not arguments.layouts:
+        raise InputError("--real: found no --layouts, expected the layouts of the real photos")
     if arguments.layouts and not arguments.photos:
         raise InputError("--layouts: found no --photos, expected the photos made of them")
     for one, other in APART:
