@@ -55,10 +55,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, types.UnionType):
         return any(_fits(value, part) for part in parts)
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        parts = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(parts) == len(value) and all(map(_fits, value, parts))
+        # Of how many is the dataclass's to say: all are of one type here.
+        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
     if isinstance(value, bool):  # which is an int, too
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)

@@ -253,14 +253,14 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
         "bank", "heldout", "config.json", "metrics.jsonl", "evaluate", "layouts", "photos",
         "others", "some",
     }  # fmt: skip
-    assert {path.name for path in (workdir / "photos").iterdir()} == {"cd.png", "sources.json"}
+    assert {path.name for path in (workdir / "photos").glob("[!.]*")} == {"cd.png", "sources.json"}
     assert len(list((workdir / "others").iterdir())) == 3
-    assert [path.name for path in (workdir / "some" / "killed").iterdir()] == ["sources.json"]
+    assert [path.name for path in (workdir / "some" / "killed").glob("[!.]*")] == ["sources.json"]
     # A held-out photo leaves its layout, and what was made of the layout or in its light.
     append(heldout, [dict(some_of(1, 2)[0], id="ef")])
     remove_photos(heldout, ["ab"])
     assert {path.name for path in (workdir / "layouts").iterdir()} == {"cd.png"}
-    assert [path.name for path in (workdir / "others").iterdir()] == ["sources.json"]
+    assert [path.name for path in (workdir / "others").glob("[!.]*")] == ["sources.json"]
 
 
 def test_the_report_counts_what_the_bank_holds(copy):

@@ -191,7 +191,7 @@ class EmptyBank:
 
     def synthesize(self, layout, **options):
         picture, mask = np.zeros((*layout.shape, 3), np.float32), np.zeros(layout.shape, np.float32)
-        alone = Source("sky", (0, 0, 8, 8), None, None, 0.0, np.eye(2, 3), 0, False)
+        alone = Source("sky", (0, 0, 8, 8), None, None, 0.0, np.eye(2, 3), 0, False, 0)
         return Result(picture, picture, mask, layout, (alone,), (), 0)
 
 

@@ -61,7 +61,7 @@ def test_python_imports():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
-    assert "from sims_jax import gather, match, render" in imports
+    assert "from sims_jax import choose, gather, match, render" in imports
     exec("\n".join(imports), {})
 
 

@@ -36,7 +36,7 @@ IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
 FloatArray = Float[Array, "..."] | Float[np.ndarray, "..."]
 
 
-def choose_candidate(matches: Matches, candidate: Int[Array, ""] | int) -> Matches:
+def choose_candidate(matches: Matches, candidate: Int[Array, ""] | np.integer | int) -> Matches:
     """Uses the `candidate`-th row of every segment (0 the first), or the last there is."""
     found = (matches.row >= 0).sum(axis=-1)
     return matches.replace(chosen=jnp.clip(candidate, 0, jnp.maximum(found - 1, 0)))
