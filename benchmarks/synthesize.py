@@ -10,9 +10,9 @@ learned.
 `ours_ms`: the median of one call of `model.synthesize`, everything included. `parts_ms`, each a
 program of its own: `match` (components and retrieval), `canvas` (choice, alignment, order,
 composition), `paint` (the synthesis network), and `host`, what of the call is left. `peer_ms`: the
-forward pass of SPADE's generator (`benchmarks.spade`; checked: 92.6 M parameters, 281 GMAC at 256x512, to 1 %),
-on as many threads, channels_last, in float32, all calls in turn; `peer_bf16_ms`: under bfloat16
-autocast.
+forward pass of SPADE's generator (`benchmarks.spade`; checked: 92.6 M parameters, 281 GMAC at
+256x512, to 1 %), on as many threads, channels_last, in float32, all calls in turn; `peer_bf16_ms`:
+under bfloat16 autocast.
 `ratio_peer`: peer / ours, float32. `paper_width_ms`: the synthesis network at the paper's widths
 (SIMS, 55.7 M parameters), to be read in place of `paint`. `compile_s`: the first call less the
 median; `cached_compile_s`: the same when the programs are kept from before (README.md), as at a
