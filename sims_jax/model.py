@@ -211,14 +211,14 @@ class Model:
         spec, scale = self.spec, np.tile(np.asarray(size) / np.asarray(self.spec.image_size), 2)
         for n in np.flatnonzero(segments.class_id >= 0):
             piece, place = layer * spec.max_segments + n, places[n]
-            row = int(matches.row[b, n, place]) if place < matches.row.shape[-1] else -1
+            row = int(matches.row[b, n, place])
             found = row >= 0
             yield Source(
                 class_name=self.labels.classes[segments.class_id[n]],
                 box=tuple(np.round(segments.box_yx[n] * scale).astype(int).tolist()),
                 photo_id=self.photo_ids[row // spec.max_segments] if found else None,
                 row_id=row if found else None,
-                score=float(matches.score[b, n, place]) / score_unit(spec.grid) if found else 0.0,
+                score=float(matches.score[b, n, place]) / score_unit(spec.grid),
                 affine=synthesis.affine[b, piece] if found else np.eye(2, 3, dtype=np.float32),
                 order=int(synthesis.rank[b, piece]),
                 used=bool(synthesis.used[b, piece]),

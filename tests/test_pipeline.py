@@ -17,6 +17,7 @@ from sims_jax.bank.score import score_pairs, score_unit
 from sims_jax.config import save_config
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID, write_layout
+from sims_jax.ops.light import measure_light
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +236,16 @@ def test_a_reference_gives_all_segments_its_light(tiny_model, layouts, tmp_path)
             tiny_model.synthesize(layouts[0], reference=wrong)
     with pytest.raises(InputError, match="reference: found one colour alone"):
         tiny_model.synthesize(layouts[0], reference=np.full_like(dusk, 30))
+
+
+def test_a_reference_changes_the_light_of_what_is_chosen_alone(found):
+    params, *inputs = found
+    light = measure_light(jnp.full((4, 4, 3), 0.1) * jnp.arange(1.0, 4.0))
+    render = jax.jit(pipeline.render)
+    own, lit = (render(params, *inputs, reference=one).canvas for one in (None, light))
+    np.testing.assert_array_equal(own.source, lit.source)
+    np.testing.assert_array_equal(own.mask, lit.mask)
+    assert np.abs(own.rgb - lit.rgb)[np.asarray(own.mask) > 0].mean() > 0.01
 
 
 def test_a_row_of_ones_own_choice(found, tiny_model):

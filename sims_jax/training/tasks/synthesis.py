@@ -209,12 +209,11 @@ def photo_example(
 ) -> dict[str, Any]:
     """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K.
 
-    Then, for every further layer, the best donor that is not yet used.
+    Then, for every further layer, K of them at most, the best donor that is not yet used.
     """
     row = np.tile(queries.row_of[index], layers)
     slot = np.concatenate(layer_places(slot, layers))
-    there, slot = (row >= 0) & (slot < table.row.shape[1]), slot % table.row.shape[1]
-    donor = np.where(there, table.row[row, slot], -1)
+    donor = np.where(row >= 0, table.row[row, slot], -1)
     masks = (bank.cut(some).reshape(len(some), -1) for some in np.split(donor, layers))
     return {
         "photo": queries.photo[index],
