@@ -1,6 +1,7 @@
 """The dry run: figures of the compiler's, and nothing trained."""
 
 import jax
+import numpy as np
 import pytest
 
 from sims_jax.data.source import dataset_labels
@@ -30,3 +31,13 @@ def test_a_dry_run_refuses_what_training_would(tiny_config):
     config.synthesis.train.batch_size = 12
     with pytest.raises(InputError, match=r"config\.synthesis\.train\.batch_size: found 12"):
         list(dry_run(config))
+
+
+def test_as_many_donors_are_invented_as_layers_may_ask_for(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.bank.donors = config.canvas.layers = config.pipeline.candidates = 3
+    store = draw_store(read_settings(config), dataset_labels(config.data), tmp_path)
+    task = invent_tasks(config, store, store)["synthesis"]
+    donors = task.example(0, np.random.default_rng(0))["donors"]
+    assert donors.found.size == 3 * config.bank.max_segments
+    jax.eval_shape(task.init, jax.random.key(0))

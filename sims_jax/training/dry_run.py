@@ -30,7 +30,6 @@ from sims_jax.training.tasks.features import CHROMA, COLOR, Features
 from sims_jax.training.tasks.synthesis import DonorTable
 
 SCENES = 4
-DONORS = 2  # invented for each row
 MOST_MOVED = 0.1  # standard deviation of an invented alignment, from the identity
 
 
@@ -90,7 +89,8 @@ def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, 
     def prepare() -> tuple[Features, DonorTable, DonorTable]:
         layers = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
         features = Features(vgg, _init_vgg(vgg), layers)
-        return features, _invent_donors(store, store), _invent_donors(heldout, store)
+        tables = (_invent_donors(each, store, settings.bank.donors) for each in (store, heldout))
+        return features, *tables
 
     return {
         stage: make_task(stage, config, settings, store, heldout, prepare) for stage in STAGES[1:]
@@ -102,13 +102,13 @@ def _init_vgg(config: VGGConfig):
     return jax.jit(VGG(config).init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
 
 
-def _invent_donors(queries: Store, store: Store) -> DonorTable:
-    """Rows of the same class that were never retrieved, moved a little."""
+def _invent_donors(queries: Store, store: Store, count: int) -> DonorTable:
+    """For each row `count` of the same class that were never retrieved, moved a little."""
     rng = np.random.default_rng(0)
     rows = [np.flatnonzero(store.row_class == class_id) for class_id in queries.row_class]
-    some = [rng.choice(of_class, DONORS) if of_class.size else (-1,) * DONORS for of_class in rows]
-    affine = np.eye(2, 3) + rng.normal(0, MOST_MOVED, (len(some), DONORS, 2, 3))
-    return DonorTable(np.array(some, int).reshape(-1, DONORS), affine.astype(np.float32))
+    some = [rng.choice(of_class, count) if of_class.size else (-1,) * count for of_class in rows]
+    affine = np.eye(2, 3) + rng.normal(0, MOST_MOVED, (len(some), count, 2, 3))
+    return DonorTable(np.array(some, int).reshape(-1, count), affine.astype(np.float32))
 
 
 def _compile(stage: str, task: Task, config: TrainConfig) -> StageCost:

@@ -209,7 +209,7 @@ def photo_example(
 ) -> dict[str, Any]:
     """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K.
 
-    Then, for every further layer, K of them at most, the best donor that is not yet used.
+    Then, for every further layer (K of them at most), the best donor that is not yet used.
     """
     row = np.tile(queries.row_of[index], layers)
     slot = np.concatenate(layer_places(slot, layers))
