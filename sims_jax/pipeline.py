@@ -27,7 +27,14 @@ from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import cut_pixels, gather, used_rows
 from sims_jax.canvas.align import align
-from sims_jax.canvas.compose import CanvasConfig, elide, paste, split_components
+from sims_jax.canvas.compose import (
+    CanvasConfig,
+    elide,
+    frontmost,
+    paste,
+    split_components,
+    warp_cut,
+)
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,
@@ -45,9 +52,8 @@ from sims_jax.nets.ordering import OrderingConfig
 from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
 from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
-from sims_jax.ops.affine import sample_affine
 from sims_jax.ops.chunks import map_chunks
-from sims_jax.ops.light import Light, measure_light, relight
+from sims_jax.ops.light import Light, measure_light, relight_pieces
 from sims_jax.rng import stream_key
 from sims_jax.types import (
     Bank,
@@ -291,30 +297,31 @@ def _place_segments(
         affine = align(
             params.transformer, networks.transformer, num_classes, photo, mask, target, layouts
         )
-        if reference is not None:
-            photo = relight(photo, measure_light(photo), reference)
-        warped = jax.vmap(sample_affine)(photo, affine)
-        cut = mask.astype(jnp.float32)[..., None]
-        kept = jax.vmap(sample_affine)(cut, jax.lax.stop_gradient(affine))[..., 0]
-        return affine, warped, kept >= 0.5
+        return affine, None if reference is None else measure_light(photo)
 
     chunk = networks.pipeline.chunk
-    affine, rgb, mask = map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
-    mask &= found[:, None, None]
-    key = prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
-    # Clipped to their components, segments never overlap.
-    if adherence == "layout" or not networks.pipeline.max_pairs:
-        rank = rank_by_prior(key)
-    else:
-        rank = _rank_by_network(params, segments, mask[:count], layout, key)
-    rank = stack_layers(rank, layers)
-    canvas = paste(rgb, mask, rank, segments, layout, adherence)
+    affine, light = map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
+    rank = rank_by_prior(
+        prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
+    )
+    front = None
+    if adherence == "segment":
+        some = (pixels.mask[:count], affine[:count])
+        warped = map_chunks(jax.vmap(warp_cut), some, found[:count], chunk)
+        warped &= found[:count, None, None]
+        if networks.pipeline.max_pairs:
+            rank = _rank_by_network(params, segments, warped, layout, rank)
+        front = frontmost(warped, rank)
+    canvas = paste(pixels, affine, segments, layout, front)
+    if reference is not None:
+        relit = relight_pieces(canvas.rgb, canvas.source, light, reference)
+        canvas = canvas.replace(rgb=jnp.where(canvas.mask[..., None] > 0, relit, canvas.rgb))
     canvas = elide(stream_key(0, "canvas"), canvas, networks.canvas, networks.labels)
-    return canvas, affine, rank
+    return canvas, affine, stack_layers(rank, layers)
 
 
-def _rank_by_network(params, segments, mask, layout, key):
-    """Asks the ordering network wherever two warped segments overlap."""
+def _rank_by_network(params, segments, mask, layout, prior):
+    """Asks the ordering network wherever two warped segments overlap; else `prior`, their ranks."""
     networks = params.networks
     pair, asked = overlapping_pairs(mask, networks.pipeline.max_pairs)
 
@@ -328,7 +335,7 @@ def _rank_by_network(params, segments, mask, layout, key):
         )
 
     first_logit = map_chunks(ask, (pair,), asked, networks.pipeline.chunk)
-    return rank_by_answers(pair, first_logit, asked, key)
+    return rank_by_answers(pair, first_logit, asked, prior)
 
 
 def _planar_ids(labels: LabelSpace) -> tuple[int, ...]:

@@ -15,12 +15,13 @@ from sims_jax.bank.choose import prefer_alike
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.store import open_bank
-from sims_jax.canvas.compose import elide, paste
-from sims_jax.canvas.order import rank_by_prior, stack_layers
+from sims_jax.canvas.compose import elide, frontmost, paste
+from sims_jax.canvas.order import rank_by_prior
 from sims_jax.canvas.simulate import SimulationConfig, simulate
 from sims_jax.config import make
 from sims_jax.data.source import open_dataset
 from sims_jax.model import make_networks
+from sims_jax.ops.affine import identity_affine
 from sims_jax.training.settings import BankConfig
 from sims_jax.training.tasks.synthesis import DonorTable, draw_donors, photo_example
 
@@ -92,12 +93,11 @@ def compose_without_transformer(bank, layouts, networks):
         matches = prefer_alike(matches, bank.light, bank.rows.spec.grid, weight)
         pixels = pipeline.gather(bank, matches, layers)
         segments = jax.tree.map(lambda x: x[0], matches.segments)
-        rank = stack_layers(rank_by_prior(segments.box_yx[:, 2]), layers)
-        rgb = pixels.photo[0].astype(jnp.float32) / 255
-        canvases = (
-            paste(rgb, pixels.mask[0], rank, segments, layout, adherence)
-            for adherence in ("layout", "segment")
-        )
+        here = jax.tree.map(lambda x: x[0], pixels)
+        still = jnp.tile(identity_affine(), (len(here.mask), 1, 1))
+        rank = rank_by_prior(segments.box_yx[:, 2])
+        front = frontmost(here.mask[: len(rank)], rank)
+        canvases = (paste(here, still, segments, layout, some) for some in (None, front))
         return tuple(elide(key, c, networks.canvas, networks.labels) for c in canvases)
 
     keys = jax.random.split(jax.random.key(1), len(layouts))

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.canvas.compose import CanvasConfig, elide, paste
+from sims_jax.canvas.compose import CanvasConfig, elide, frontmost, paste, warp_cut
 from sims_jax.errors import InputError
 from sims_jax.labels import SCENES
-from sims_jax.types import Canvas, Segments
+from sims_jax.ops.affine import identity_affine
+from sims_jax.types import Canvas, Pixels, Segments
 
 ROAD, CAR, SKY = (SCENES.classes.index(name) for name in ("road", "car", "sky"))
 SIZE = (24, 32)
@@ -27,15 +28,15 @@ def config(**changes):
 
 
 def two_segments():
-    """A car before a road: components, masks that spill, layout, colours."""
+    """A car before a road: pieces that spill, components, layout."""
     layout = np.full(SIZE, ROAD, np.uint8)
     layout[8:16, 10:20] = CAR
     component = np.where(layout == CAR, 1, 0).astype(np.int32)
     mask = np.zeros((3, *SIZE), bool)
     mask[0] = True
     mask[1, 6:14, 12:24] = True
-    rgb = np.zeros((3, *SIZE, 3), np.float32)
-    rgb[0], rgb[1] = 0.25, 0.75
+    photo = np.zeros((3, *SIZE, 3), np.uint8)
+    photo[0], photo[1] = 51, 204
     segments = Segments(
         component=jnp.asarray(component),
         class_id=jnp.array([ROAD, CAR, -1]),
@@ -43,64 +44,91 @@ def two_segments():
         box_yx=jnp.zeros((3, 4), jnp.int32),
         left_out=jnp.int32(0),
     )
-    return jnp.asarray(rgb), jnp.asarray(mask), segments, jnp.asarray(layout)
+    return Pixels(jnp.asarray(photo), jnp.asarray(mask)), segments, jnp.asarray(layout)
 
 
-def test_layout_mode_clips_to_components_and_keeps_the_layout():
-    rgb, mask, segments, layout = two_segments()
-    for rank in ([0, 1, 2], [1, 0, 2]):
-        canvas = paste(rgb, mask, jnp.array(rank), segments, layout, "layout")
-        car = np.asarray(segments.component) == 1
-        assert (np.asarray(canvas.source)[car & ~np.asarray(mask[1])] == -1).all()
-        assert (np.asarray(canvas.rgb)[car & np.asarray(mask[1])] == 0.75).all()
-        assert (np.asarray(canvas.layout) == np.asarray(layout)).all()
+def still(pixels):
+    return jnp.tile(identity_affine(), (len(pixels.mask), 1, 1))
 
 
-def test_segment_mode_keeps_silhouettes_and_rewrites_the_layout():
-    rgb, mask, segments, layout = two_segments()
-    front = paste(rgb, mask, jnp.array([0, 1, 2]), segments, layout, "segment")
-    behind = paste(rgb, mask, jnp.array([1, 0, 2]), segments, layout, "segment")
-    assert (np.asarray(front.layout == CAR) == np.asarray(mask[1])).all()
+def front_of(pixels, rank):
+    return frontmost(pixels.mask[:3], jnp.array(rank))
+
+
+def test_clipped_to_components_pieces_keep_the_layout():
+    pixels, segments, layout = two_segments()
+    canvas = paste(pixels, still(pixels), segments, layout)
+    car = np.asarray(segments.component) == 1
+    there = np.asarray(pixels.mask[1])
+    assert (np.asarray(canvas.source) == np.where(car, np.where(there, 1, -1), 0)).all()
+    np.testing.assert_allclose(np.asarray(canvas.rgb)[car & there], 0.8)
+    assert (np.asarray(canvas.rgb)[car & ~there] == 0).all()
+    assert (np.asarray(canvas.layout) == np.asarray(layout)).all()
+
+
+def test_silhouettes_are_kept_and_rewrite_the_layout():
+    pixels, segments, layout = two_segments()
+    front, behind = (
+        paste(pixels, still(pixels), segments, layout, front_of(pixels, rank))
+        for rank in ([0, 1, 2], [1, 0, 2])
+    )
+    assert (np.asarray(front.layout == CAR) == np.asarray(pixels.mask[1])).all()
     assert (np.asarray(behind.layout) == ROAD).all()
-    assert (np.asarray(behind.rgb) == 0.25).all()
+    np.testing.assert_allclose(behind.rgb, 0.2)
 
 
 @pytest.mark.parametrize("adherence", ["segment", "layout"])
 def test_what_fills_a_segment_shows_where_nothing_else_is(adherence):
     """The car's own piece spares its lower rows: another car fills them, and nothing beside it."""
-    rgb, mask, segments, layout = two_segments()
+    pixels, segments, layout = two_segments()
     car = np.asarray(segments.component) == 1
-    own = mask.at[0].set(False).at[1, 12:].set(False)
-    once = paste(rgb, own, jnp.arange(3), segments, layout, adherence)
-    more_rgb = jnp.concatenate([rgb, 0.5 * jnp.ones_like(rgb)])
-    more = jnp.concatenate([own, jnp.zeros_like(own).at[1].set(True)])
-    rank = jnp.array([3, 4, 5, 0, 1, 2])
-    filled = paste(more_rgb, more, rank, segments, layout, adherence)
+    own = pixels.mask.at[0].set(False).at[1, 12:].set(False)
+    pixels = pixels.replace(mask=own)
+    front = front_of(pixels, [0, 1, 2]) if adherence == "segment" else None
+    once = paste(pixels, still(pixels), segments, layout, front)
+    more = Pixels(
+        photo=jnp.concatenate([pixels.photo, jnp.full_like(pixels.photo, 102)]),
+        mask=jnp.concatenate([own, jnp.zeros_like(own).at[1].set(True)]),
+    )
+    filled = paste(more, still(more), segments, layout, front)
     there = np.asarray(once.source) == 1
     assert (np.asarray(filled.source)[there] == 1).all()
     assert (np.asarray(filled.source)[~there] == np.where(car, 4, -1)[~there]).all()
-    assert (np.asarray(filled.rgb)[car & ~there] == 0.5).all()
+    np.testing.assert_allclose(np.asarray(filled.rgb)[car & ~there], 0.4)
     np.testing.assert_array_equal(filled.layout, np.where(car, CAR, once.layout))
 
 
-def test_gradients_reach_only_the_segment_on_top():
-    rgb, mask, segments, layout = two_segments()
+def test_a_moved_piece_is_cut_where_it_is_warped_to():
+    pixels, segments, layout = two_segments()
+    moved = still(pixels).at[1, :, 2].set(jnp.array([3.0, -2.0]))  # looks right and up of itself
+    expected = np.zeros(SIZE, bool)
+    expected[8:16, 9:21] = True
+    assert (np.asarray(warp_cut(pixels.mask[1], moved[1])) == expected).all()
+    canvas = paste(pixels, moved, segments, layout)
+    car = np.asarray(segments.component) == 1
+    assert (np.asarray(canvas.source == 1) == (car & expected)).all()
 
-    def total(rgb):
-        return paste(rgb, mask, jnp.array([0, 1, 2]), segments, layout, "segment").rgb.sum()
 
-    gradient = np.asarray(jax.grad(total)(rgb))
-    assert (gradient[1][np.asarray(mask[1])] == 1).all()
-    assert (gradient[0][np.asarray(mask[1])] == 0).all()
-    assert (gradient[2] == 0).all()
+def test_gradients_reach_only_the_piece_in_front():
+    pixels, segments, layout = two_segments()
+    ramp = jnp.arange(SIZE[1], dtype=jnp.uint8)[:, None] * jnp.ones((3, *SIZE, 3), jnp.uint8)
+    pixels = pixels.replace(photo=ramp)
+
+    def total(affine):
+        rgb = paste(pixels, affine, segments, layout, front_of(pixels, [0, 1, 2])).rgb
+        return jnp.where(pixels.mask[1][..., None], rgb, 0.0).sum()
+
+    gradient = np.asarray(jax.grad(total)(still(pixels)))
+    assert gradient[1, 0, 2] == pytest.approx(3 * 8 * 12 / 255)  # the ramp's slope, each pixel
+    assert (gradient[[0, 2]] == 0).all()
 
 
 def test_inner_band_lies_along_boundaries_and_never_along_the_frame():
-    rgb, mask, segments, layout = two_segments()
-    canvas = paste(rgb, mask, jnp.array([0, 1, 2]), segments, layout, "segment")
+    pixels, segments, layout = two_segments()
+    canvas = paste(pixels, still(pixels), segments, layout, front_of(pixels, [0, 1, 2]))
     elided = elide(jax.random.key(0), canvas, config(), SCENES)  # a band of 2 pixels
     gone = np.asarray(canvas.mask - elided.mask) > 0
-    car = np.asarray(mask[1])
+    car = np.asarray(pixels.mask[1])
     near = np.zeros(SIZE, bool)
     near[4:16, 10:26] = True
     inside = np.zeros(SIZE, bool)
@@ -127,8 +155,9 @@ def test_bands_leave_thin_segments_half_their_depth():
 
 
 def test_outer_band_takes_ground_around_things_only():
-    rgb, mask, segments, layout = two_segments()
-    canvas = paste(rgb, mask.at[1].set(True), jnp.array([0, 1, 2]), segments, layout, "layout")
+    pixels, segments, layout = two_segments()
+    pixels = pixels.replace(mask=pixels.mask.at[1].set(True))
+    canvas = paste(pixels, still(pixels), segments, layout)
     elided = elide(
         jax.random.key(0), canvas, config(inner_band_frac=0.0, outer_band_frac=0.1), SCENES
     )

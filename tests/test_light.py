@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.ops.light import DARK, Light, measure_light, relight
+from sims_jax.ops.light import DARK, Light, measure_light, relight, relight_pieces
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,12 @@ def test_vmap_is_the_batch(photos):
     own, reference = measure_light(photos), measure_light(photos[1])
     one_by_one = jax.vmap(relight, (0, 0, None))(photos, own, reference)
     np.testing.assert_allclose(one_by_one, relight(photos, own, reference), atol=1e-6)
+
+
+def test_pieces_move_as_the_photos_they_are_of(photos):
+    own, reference = measure_light(photos), measure_light(photos[0] ** 2)
+    piece = jnp.asarray(np.indices(photos.shape[1:3]).sum(axis=0) % 2)
+    mixed = jnp.where(piece[..., None] == 0, photos[0], photos[1])
+    first, second = relight(photos, own, reference)
+    expected = jnp.where(piece[..., None] == 0, first, second)
+    np.testing.assert_allclose(relight_pieces(mixed, piece, own, reference), expected, atol=1e-5)

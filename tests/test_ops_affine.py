@@ -15,6 +15,7 @@ from sims_jax.ops.affine import (
     enlarge_box,
     identity_affine,
     sample_affine,
+    sample_pieces,
     union_box,
 )
 from sims_jax.ops.resize import resize_labels
@@ -198,6 +199,30 @@ def test_eager_jit_vmap_agree():
     mapped = jax.jit(jax.vmap(sample_affine))(images, affines)
     for image, affine, one in zip(images, affines, mapped, strict=True):
         np.testing.assert_allclose(sample_affine(image, affine), one, atol=1e-5)
+
+
+def test_pieces_are_samples_of_their_own_images():
+    """At every pixel the sample of one image; nothing at -1; gradients alike."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (3, 18, 23, 2), dtype=np.uint8)
+    affines = jnp.stack([IDENTITY, random_affine(1), random_affine(2, spread=0.9, shift=30.0)])
+    piece = rng.integers(-1, 3, (18, 23))
+
+    def of_all(affines):
+        return jax.vmap(sample_affine)(jnp.asarray(images, jnp.float32), affines)
+
+    def chosen(affines):
+        some = jnp.take_along_axis(of_all(affines), jnp.maximum(piece, 0)[None, ..., None], axis=0)
+        return jnp.where(piece[..., None] >= 0, some[0], 0.0)
+
+    def at_once(affines):
+        return sample_pieces(jnp.asarray(images), affines, jnp.asarray(piece))
+
+    np.testing.assert_allclose(at_once(affines), chosen(affines), atol=1e-3)
+    np.testing.assert_array_equal(at_once(affines)[piece == 0], images[0][piece == 0])
+    assert not np.asarray(at_once(affines))[piece == -1].any()
+    slopes = [jax.grad(lambda a, f=f: (f(a) ** 2).sum())(affines) for f in (at_once, chosen)]
+    np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-3 * float(abs(slopes[0]).max()))
 
 
 def test_enlarge_box_is_exact():

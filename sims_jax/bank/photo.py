@@ -17,7 +17,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Real, UInt8
 from PIL import Image
 
 from sims_jax.data.coarse import draw_coarse
@@ -78,8 +78,8 @@ def _check_ids(layout: np.ndarray, name: str, field: str, spec: BankSpec) -> Non
         )
 
 
-def as_float(photo: UInt8[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
-    """A stored photo in [0, 1]."""
+def as_float(photo: Real[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
+    """A stored photo, or samples of one, in [0, 1]."""
     return jnp.asarray(photo).astype(jnp.float32) / 255
 
 

@@ -15,14 +15,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from sims_jax.bank.photo import as_float
 from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
+from sims_jax.ops.affine import sample_affine, sample_pieces
 from sims_jax.ops.components import is_one_of
 from sims_jax.ops.morphology import dilate, distance_to_change
-from sims_jax.types import Canvas, Segments
+from sims_jax.types import Canvas, Pixels, Segments
 
 ADHERENCES = ("segment", "layout")
+HALF = 0.5  # a pixel of which a warped cut covers this much is the piece's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,38 +64,55 @@ def split_components(segments: Segments) -> Bool[Array, "N H W"]:
     return segments.component == index[:, None, None]
 
 
-def paste(
-    rgb: Float[Array, "J H W 3"],
-    mask: Bool[Array, "J H W"],
-    rank: Int[Array, "J"],
-    segments: Segments,
-    layout: UInt8[Array, "H W"],
-    adherence: str,
-) -> Canvas:
-    """Pastes warped pieces back to front; differentiable in `rgb`.
+def warp_cut(cut: Bool[Array, "H W"], affine: Float[Array, "2 3"]) -> Bool[Array, "H W"]:
+    """A whole cut, warped; target to source, pixels from the centre."""
+    warped = sample_affine(cut.astype(jnp.float32)[..., None], jax.lax.stop_gradient(affine))
+    return warped[..., 0] >= HALF
+
+
+def frontmost(warped: Bool[Array, "N H W"], rank: Int[Array, "N"]) -> Int[Array, "H W"]:
+    """The one of warped cuts that is seen at each pixel, -1 where there is none.
 
     Args:
-      rgb: warped photos, of all segments; then of pieces that fill them, clipped to the components
-        in any case; ...
-      mask: warped cuts, False for pieces that are not used.
       rank: 0 farthest back, all different.
-      segments: the layout's components.
-      adherence: see `CanvasConfig`.
+    """
+    height = jnp.where(warped, rank[:, None, None] + 1, 0)
+    return jnp.where(height.any(axis=0), jnp.argmax(height, axis=0), -1).astype(jnp.int32)
+
+
+def paste(
+    pixels: Pixels,
+    affine: Float[Array, "J 2 3"],
+    segments: Segments,
+    layout: UInt8[Array, "H W"],
+    front: Int[Array, "H W"] | None = None,
+) -> Canvas:
+    """Pastes pieces, warped, onto a canvas; differentiable in `affine`.
+
+    Colours are read once for each pixel, so a canvas costs little more for further layers.
+
+    Args:
+      pixels: of one layout, the photos and cuts of a piece for each of its N segments; then of N
+        that fill them; ...
+      affine: of each piece, target to source, pixels from the centre.
+      segments: the layout's components, to which pieces are clipped.
+      front: the segments that keep their own silhouettes instead, as `frontmost` has them; the
+        canvas's layout is then theirs.
     """
     count = segments.class_id.shape[0]
-    free = count if adherence == "segment" else 0
-    component = jnp.tile(split_components(segments), (mask.shape[0] // count, 1, 1))
-    mask = mask & component.at[:free].set(True)
-    height = jnp.where(mask, rank[:, None, None] + 1, 0)
-    present = height.max(axis=0) > 0
-    top = jnp.argmax(height, axis=0).astype(jnp.int32)
-    pasted = jnp.take_along_axis(rgb, top[None, :, :, None], axis=0)[0]
-    if adherence == "segment":
-        layout = jnp.where(present, segments.class_id[top % count].astype(layout.dtype), layout)
+    piece = jnp.full(layout.shape, -1, jnp.int32) if front is None else front
+    for first in range(0 if front is None else count, affine.shape[0], count):
+        own = jnp.where(segments.component >= 0, segments.component + first, -1)
+        cut = sample_pieces(pixels.mask[..., None], jax.lax.stop_gradient(affine), own)[..., 0]
+        piece = jnp.where((piece < 0) & (cut >= HALF), own, piece)
+    present = piece >= 0
+    if front is not None:
+        class_id = segments.class_id[piece % count]
+        layout = jnp.where(present, class_id.astype(layout.dtype), layout)
     return Canvas(
-        rgb=jnp.where(present[..., None], pasted, jnp.zeros_like(pasted)),
+        rgb=as_float(sample_pieces(pixels.photo, affine, piece)),
         mask=present.astype(jnp.float32),
-        source=jnp.where(present, top, -1),
+        source=piece,
         layout=layout,
     )
 

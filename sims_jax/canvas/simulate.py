@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 from sims_jax.canvas.compose import CanvasConfig, elide
 from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
+from sims_jax.ops.affine import source_pixels
 from sims_jax.ops.bits import read_bits
 from sims_jax.ops.color import color_map
 from sims_jax.ops.light import Light, measure_light, relight
@@ -128,13 +129,9 @@ def stencil(piece: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
     Reads one bit a pixel: no N × H × W stack is made.
     """
     height, width = piece.shape
-    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
-    y = jnp.arange(height, dtype=jnp.float32)[:, None] - middle_y
-    x = jnp.arange(width, dtype=jnp.float32) - middle_x
-    # Written out: a matrix product may round coordinates to bfloat16.
-    (xx, xy, x0), (yx, yy, y0) = jnp.moveaxis(donors.affine, 0, -1)[..., piece]
-    source_x = jnp.round(xx * x + xy * y + x0 + middle_x).astype(jnp.int32)
-    source_y = jnp.round(yx * x + yy * y + y0 + middle_y).astype(jnp.int32)
+    source_y, source_x = (
+        jnp.round(at).astype(jnp.int32) for at in source_pixels(donors.affine, piece)
+    )
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     pixel = jnp.where(inside, source_y * width + source_x, 0)
     return inside & read_bits(donors.mask, piece, pixel)

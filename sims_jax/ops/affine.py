@@ -12,6 +12,7 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 """
 
 import fractions
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
@@ -40,12 +41,43 @@ def sample_affine(
     """
     height, width = image.shape[:2]
     out_height, out_width = (height, width) if size is None else size
-    affine = affine.astype(jnp.float32)
-    x = jnp.arange(out_width, dtype=jnp.float32) + (0.5 - out_width / 2)
-    y = jnp.arange(out_height, dtype=jnp.float32)[:, None] + (0.5 - out_height / 2)
-    source_x = affine[0, 0] * x + affine[0, 1] * y + affine[0, 2] + (width / 2 - 0.5)
-    source_y = affine[1, 0] * x + affine[1, 1] * y + affine[1, 2] + (height / 2 - 0.5)
-    return _sample_bilinear(image, source_y, source_x)
+    y, x = _source_pixels(affine, (out_height, out_width), (height, width))
+    # A border of zeros, and coordinates that stay within it, make the outside zero.
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    return _mix_corners(lambda row, column: padded[row, column], y, x, (height, width))
+
+
+def sample_pieces(
+    images: Shaped[Array, "J H W C"], affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
+) -> Float[Array, "H W C"]:
+    """At each pixel the sample that `sample_affine` takes of that pixel's image alone.
+
+    So of J images no more is read than one result, and none is made larger or of another type.
+    Differentiable in `affine`.
+
+    Args:
+      images: of any range; of cuts, True counts 1.
+      affine: of each image, target to source, pixels from the centre.
+      piece: the image of each pixel; -1 gives 0.
+    """
+    size = piece.shape
+    y, x = source_pixels(affine, piece)
+    there = piece >= 0
+
+    def read(row, column):
+        inside = there & (row > 0) & (row <= size[0]) & (column > 0) & (column <= size[1])
+        found = images[piece, jnp.maximum(row - 1, 0), jnp.maximum(column - 1, 0)]
+        return jnp.where(inside[..., None], found.astype(jnp.float32), 0.0)
+
+    return _mix_corners(read, y, x, size)
+
+
+def source_pixels(
+    affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
+) -> tuple[Float[Array, "H W"], Float[Array, "H W"]]:
+    """(y, x) in a pixel's own image, of J of one size, where its affine looks; counted from 0."""
+    at_pixel = jnp.moveaxis(jnp.moveaxis(affine, 0, -1)[..., piece], (0, 1), (-2, -1))
+    return _source_pixels(at_pixel, piece.shape, piece.shape)
 
 
 def crop_resize(
@@ -193,18 +225,40 @@ def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Arra
     return linear[:, 0] * vector[0] + linear[:, 1] * vector[1]
 
 
-def _sample_bilinear(
-    image: Float[Array, "H W C"], y: Float[Array, "h w"], x: Float[Array, "h w"]
+def _source_pixels(
+    affine: Float[Array, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    """(y, x) in the image, counted from its first pixel's centre, where each pixel looks.
+
+    The affine is one for all of `size`, or one for each pixel. Written out: a matrix product may
+    round coordinates to bfloat16.
+    """
+    affine = affine.astype(jnp.float32)
+    x = jnp.arange(size[1], dtype=jnp.float32) + (0.5 - size[1] / 2)
+    y = jnp.arange(size[0], dtype=jnp.float32)[:, None] + (0.5 - size[0] / 2)
+
+    def look(row, middle):
+        return affine[..., row, 0] * x + affine[..., row, 1] * y + affine[..., row, 2] + middle
+
+    return look(1, image_size[0] / 2 - 0.5), look(0, image_size[1] / 2 - 0.5)
+
+
+def _mix_corners(
+    read: Callable[[Int[Array, "h w"], Int[Array, "h w"]], Float[Array, "h w C"]],
+    y: Float[Array, "h w"],
+    x: Float[Array, "h w"],
+    image_size: tuple[int, int],
 ) -> Float[Array, "h w C"]:
-    """Bilinear samples at pixel coordinates, where (0, 0) is the first pixel's centre."""
-    height, width = image.shape[:2]
-    # A border of zeros, and coordinates that stay within it, make the outside zero.
-    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    """Bilinear samples of what `read` has at (row, column) of the image with a border of one pixel.
+
+    Coordinates beyond the border are those of the border.
+    """
+    height, width = image_size
     y, x = jnp.clip(y + 1, 0, height + 1), jnp.clip(x + 1, 0, width + 1)
     row = jnp.minimum(y.astype(jnp.int32), height)
     column = jnp.minimum(x.astype(jnp.int32), width)
     down = (y - row.astype(jnp.float32))[..., None]
     right = (x - column.astype(jnp.float32))[..., None]
-    top = (1 - right) * padded[row, column] + right * padded[row, column + 1]
-    bottom = (1 - right) * padded[row + 1, column] + right * padded[row + 1, column + 1]
+    top = (1 - right) * read(row, column) + right * read(row, column + 1)
+    bottom = (1 - right) * read(row + 1, column) + right * read(row + 1, column + 1)
     return (1 - down) * top + down * bottom

@@ -24,12 +24,13 @@ def map_chunks(
 
     function = jax.jit(function)  # traced once, for its shapes and for what it does
     chunks = jax.tree.map(split, tuple(arguments))
-    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], chunks))
-    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+    def leave(*arguments):
+        return jax.tree.map(jnp.zeros_like, function(*arguments))  # of which no value is used
 
     def run(inputs):
         some, arguments = inputs
-        return jax.lax.cond(some.any(), lambda: function(*arguments), lambda: zeros)
+        return jax.lax.cond(some.any(), function, leave, *arguments)
 
     results = jax.lax.map(run, (split(needed), chunks))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], results)

@@ -10,7 +10,7 @@ sums would end below black.
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sims_jax.ops.color import color_map
 
@@ -44,7 +44,25 @@ def relight(
     Differentiable. Clipped where a colour would leave [0, 1]; a photo of the reference's own light
     stays as it is, up to rounding.
     """
-    linear = color_map(own.cov, jnp.broadcast_to(reference.cov, own.cov.shape))
-    centred = jnp.log(photo + DARK) - own.mean[..., None, None, :]
-    moved = jnp.einsum("...hwi,...ij->...hwj", centred, linear, precision=_EXACT)
-    return jnp.clip(jnp.exp(moved + reference.mean[..., None, None, :]) - DARK, 0.0, 1.0)
+    around = (..., None, None, slice(None))
+    linear = _linear_map(own, reference)[..., None, None, :, :]
+    return _move(photo, own.mean[around], linear, reference.mean[around])
+
+
+def relight_pieces(
+    photo: Float[Array, "H W 3"], piece: Int[Array, "H W"], own: Light, reference: Light
+) -> Float[Array, "H W 3"]:
+    """`relight` of a photo of J pieces, each of its own light; where `piece` is -1, of the last."""
+    linear = _linear_map(own, reference)[piece]
+    return _move(photo, own.mean[piece], linear, reference.mean)
+
+
+def _linear_map(own: Light, reference: Light) -> Float[Array, "*B 3 3"]:
+    return color_map(own.cov, jnp.broadcast_to(reference.cov, own.cov.shape))
+
+
+def _move(photo, own_mean, linear, mean):
+    """Products written out: a matrix product may round to bfloat16."""
+    centred = jnp.log(photo + DARK) - own_mean
+    moved = (centred[..., :, None] * linear).sum(axis=-2) + mean
+    return jnp.clip(jnp.exp(moved) - DARK, 0.0, 1.0)
