@@ -62,6 +62,7 @@ LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least"
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
+INCONSISTENT = {"synthesis.consistency_weight": 0.0}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
     "transformer.train.schedule": "constant",
@@ -78,6 +79,7 @@ PAPER = {
     "relight": ONE_LIGHT,
     "together": ONE_BY_ONE,
     "layers": ONE_LAYER,
+    "consistency": INCONSISTENT,
 }
 
 VARIANTS = {
@@ -98,6 +100,7 @@ VARIANTS = {
     "no-relight": ONE_LIGHT,
     "one-by-one": ONE_BY_ONE,
     "one-layer": ONE_LAYER,
+    "no-consistency": INCONSISTENT,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with more of a part, or another.
     "all-transfer": {"simulation.transfer_share": 1.0},

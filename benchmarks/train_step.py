@@ -184,10 +184,10 @@ def torch_inputs(canvas, photo, labels) -> tuple[torch.Tensor, ...]:
 def make_twin(task: SynthesisTask, params) -> twin.SynthesisLoss:
     """The task's loss in PyTorch, with our weights."""
     network = twin.Synthesis(task.config, task.labels.num_classes)
-    features = twin.VGG(task.features.config)
+    features = twin.VGGSegmenter(task.features.config, task.features.num_classes)
     twin.copy_weights(network, params)
     twin.copy_weights(features, jax.device_get(task.features.params))
-    return twin.SynthesisLoss(network, features, task.features.weights, task.segmentation_weight)
+    return twin.SynthesisLoss(network, features, task.features.weights, task.losses)
 
 
 def compare(task: SynthesisTask, params, batch, keys, canvas, loss, inputs) -> dict[str, float]:

@@ -22,8 +22,9 @@ from sims_jax.nets.synthesis import (
     LEAST_COVER,
     SynthesisConfig,
 )
-from sims_jax.nets.vgg import CONVS, FEATURES, VGGConfig
+from sims_jax.nets.vgg import CONVS, FEATURES, SEGMENTER_FEATURES, VGGConfig
 from sims_jax.training.tasks.features import CHROMA, COLOR, COLOR_HALVINGS
+from sims_jax.training.tasks.synthesis import LossConfig
 
 
 def average_pool(x: Tensor) -> Tensor:
@@ -149,33 +150,61 @@ class VGG(nn.Module):
         return features
 
 
+class VGGSegmenter(nn.Module):
+    """Φ as it is trained here: photos [B, 3, H, W] -> (logits, features)."""
+
+    def __init__(self, config: VGGConfig, num_classes: int):
+        super().__init__()
+        self.vgg = VGG(config)
+        for layer, width in zip(SEGMENTER_FEATURES, config.widths[1:], strict=True):
+            self.add_module(f"head_{layer}", nn.Conv2d(width, num_classes, 1))
+
+    def forward(self, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        features, logits = self.vgg(photo), None
+        for layer in reversed(SEGMENTER_FEATURES):
+            here = self.get_submodule(f"head_{layer}")(features[layer])
+            logits = here if logits is None else here + upsample(logits, here.shape[2:])
+        return upsample(logits, photo.shape[2:]), features
+
+
 class SynthesisLoss(nn.Module):
-    """The mean loss of a batch: Φ's distances, and the cross-entropy of the labelled pixels."""
+    """The mean loss of a batch: Φ's distances, and cross-entropies of the labelled pixels."""
 
     def __init__(
-        self, network: Synthesis, features: VGG, weights: Mapping[str, float], segmentation: float
+        self,
+        network: Synthesis,
+        features: VGGSegmenter,
+        weights: Mapping[str, float],
+        losses: LossConfig,
     ):
         super().__init__()
         self.network, self.features = network, features.requires_grad_(False)
-        self.weights, self.segmentation_weight = dict(weights), segmentation
+        self.weights, self.losses = dict(weights), losses
 
     def forward(self, layout: Tensor, rgb: Tensor, mask: Tensor, truth: Tensor, labels: Tensor):
-        photo, logits = self.network(layout, rgb, mask)
-        ours = self._look(photo)
+        photo, segmentation = self.network(layout, rgb, mask)
+        logits, ours = self._look(photo)
         with torch.no_grad():
-            real = self._look(truth)
+            _, real = self._look(truth)
         loss = sum(
             weight * (ours[layer].float() - real[layer].float()).abs().mean((1, 2, 3))
             for layer, weight in self.weights.items()
         )
-        entropy = F.cross_entropy(logits.float(), labels, ignore_index=VOID, reduction="none")
-        count = (labels != VOID).sum((1, 2)).clamp(min=1)
-        return (loss + self.segmentation_weight * entropy.sum((1, 2)) / count).mean()
+        loss += self.losses.segmentation_weight * cross_entropy(segmentation, labels)
+        loss += self.losses.consistency_weight * cross_entropy(logits, labels)
+        return loss.mean()
 
-    def _look(self, photo: Tensor) -> dict[str, Tensor]:
+    def _look(self, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
         chroma = photo[:, ::2] - photo[:, 1:2]
-        return self.features(photo) | {COLOR: color, CHROMA: chroma}
+        logits, features = self.features(photo)
+        return logits, features | {COLOR: color, CHROMA: chroma}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean of each example's labelled pixels."""
+    entropy = F.cross_entropy(logits.float(), labels, ignore_index=VOID, reduction="none")
+    return entropy.sum((1, 2)) / (labels != VOID).sum((1, 2)).clamp(min=1)
 
 
 def make_step(

@@ -1,5 +1,7 @@
 """Losses and metrics: numpy twins, void, empty inputs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,9 @@ import pytest
 
 from sims_jax import losses, metrics
 from sims_jax.labels import VOID
+from sims_jax.rng import example_keys
+from sims_jax.training.batches import iterate_batches
+from sims_jax.training.dry_run import invent_tasks
 
 RNG = np.random.default_rng(0)
 
@@ -107,3 +112,36 @@ def test_metrics_match_a_count_by_hand(as_array):
 def test_metrics_of_nothing_are_nan():
     confusion = np.zeros((2, 3), np.int64)
     assert np.isnan(metrics.mean_iou(confusion)) and np.isnan(metrics.pixel_accuracy(confusion))
+
+
+def test_the_loss_of_synthesis_is_the_weighted_sum_of_what_it_tells(tiny_config, tiny_stores):
+    """And Φ's reading of the layout counts as much as its weight says, in the gradient, too."""
+    task = invent_tasks(tiny_config, *tiny_stores)["synthesis"]
+    params = jax.jit(task.init)(jax.random.key(0))
+    batch, position = next(iterate_batches(task, seed=0, batch_size=2, first_step=0))
+    batch, position = jax.tree.map(jnp.asarray, (batch, position))
+    keys = example_keys(jax.random.key(1), jnp.int32(0), position)
+
+    def mean_loss(params, task):
+        loss, metrics = task.loss(params, batch, keys)
+        return loss.mean(), metrics | {"loss": loss}
+
+    @jax.jit
+    def look(params):
+        found = []
+        for weight in (0.0, 1.0, 3.0):
+            losses = dataclasses.replace(task.losses, consistency_weight=weight)
+            some = dataclasses.replace(task, losses=losses)
+            found.append(jax.grad(mean_loss, has_aux=True)(params, some))
+        return found
+
+    (g0, without), (g1, once), (g3, thrice) = jax.device_get(look(params))
+    told = once["perceptual"] + 0.1 * once["segmentation"] + once["consistency"]
+    np.testing.assert_allclose(once["loss"], told, rtol=1e-5)
+    np.testing.assert_allclose(thrice["loss"] - once["loss"], 2 * once["consistency"], rtol=1e-4)
+    np.testing.assert_allclose(once["loss"] - without["loss"], once["consistency"], rtol=1e-4)
+    assert "consistency" not in without
+    one, three = (jax.tree.map(np.subtract, g, g0) for g in (g1, g3))
+    size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one))
+    assert size > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, atol=1e-3 * size), one, three)

@@ -167,14 +167,14 @@ def make_segmenter(dtype):
 def test_segmenter_gives_full_size_logits(dtype):
     net, variables, photo = make_segmenter(dtype)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    logits = jax.jit(net.apply)(variables, photo)
+    logits, _ = jax.jit(net.apply)(variables, photo)
     assert logits.shape == (1, 17, 26, 5) and logits.dtype == jnp.float32
     assert bool(jnp.isfinite(logits).all())
 
 
 def test_segmenter_trains_its_trunk():
     net, variables, photo = make_segmenter(jnp.float32)
-    grads = jax.jit(jax.grad(lambda v: jnp.square(net.apply(v, photo)).mean()))(variables)
+    grads = jax.jit(jax.grad(lambda v: jnp.square(net.apply(v, photo)[0]).mean()))(variables)
     for leaf in jax.tree.leaves(grads["params"]["vgg"]):
         assert bool(jnp.isfinite(leaf).all()) and float(jnp.abs(leaf).max()) > 0
 
@@ -186,7 +186,7 @@ def test_grey_photos_have_no_chroma_to_compare(tiny_stores):
     grey = dataclasses.replace(store, photo=np.repeat(store.photo[..., :1], 3, axis=-1))
     config = vgg.VGGConfig(width_multiplier=1 / SHRINK)
     params = vgg.VGG(config).init(jax.random.key(0), jnp.zeros((1, 48, 64, 3)))
-    of_color, of_grey = (Features.calibrate(config, params, s).weights for s in (store, grey))
+    of_color, of_grey = (Features.calibrate(config, 0, params, s).weights for s in (store, grey))
     assert CHROMA in of_color and of_color.keys() - of_grey.keys() == {CHROMA}
 
 
@@ -196,4 +196,4 @@ def test_photos_that_are_all_the_same_are_refused(tiny_stores):
     store = tiny_stores[0]
     alike = dataclasses.replace(store, photo=np.repeat(store.photo[:1], len(store.ids), axis=0))
     with pytest.raises(InputError, match=r"photos that are all the same.*add some"):
-        Features.calibrate(vgg.VGGConfig(), None, alike)
+        Features.calibrate(vgg.VGGConfig(), 0, None, alike)

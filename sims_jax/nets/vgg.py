@@ -123,7 +123,7 @@ def max_pool_2x2(x: Float[Array, "B H W F"]) -> Float[Array, "B h w F"]:
 
 
 class VGGSegmenter(nn.Module):
-    """VGG with a segmentation head, to train the trunk where no published weights are at hand.
+    """VGG with a segmentation head, which trains the trunk where no published weights are at hand.
 
     logits = sum over conv2_2 to conv5_2 of the layer's 1x1 convolution, upsampled. Sums are taken
     from coarse to fine, so that all but one upsampling happen at small sizes. The trunk's
@@ -137,15 +137,17 @@ class VGGSegmenter(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, photo: Float[Array, "B H W 3"]) -> Float[Array, "B H W classes"]:
-        """Logits of the C classes, for photos in [0, 1]."""
+    def __call__(
+        self, photo: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B H W classes"], dict[str, Float[Array, "B h w F"]]]:
+        """Logits of the C classes for photos in [0, 1], and the trunk's features."""
         features = VGG(self.config, self.dtype, name="vgg")(photo)
         logits = None
         for layer in reversed(SEGMENTER_FEATURES):
             head = nn.Dense(self.num_classes, name=f"head_{layer}")
             here = head(features[layer].astype(jnp.float32))
             logits = here if logits is None else here + upsample(logits, here.shape[1:3])
-        return upsample(logits, photo.shape[1:3])
+        return upsample(logits, photo.shape[1:3]), features
 
 
 def load_vgg(path: str | pathlib.Path) -> tuple[Params, VGGConfig, str]:

@@ -20,7 +20,7 @@ from sims_jax.bank.store import Store, open_bank
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import dataset_labels
 from sims_jax.labels import LabelSpace
-from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig
+from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.loop import Task, TrainConfig, make_optimizer
 from sims_jax.training.parallel import create_state, make_train_step, shard_batch
@@ -87,8 +87,9 @@ def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, 
     vgg = VGGConfig() if config.features.weights else settings.vgg
 
     def prepare() -> tuple[Features, DonorTable, DonorTable]:
-        layers = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
-        features = Features(vgg, _init_vgg(vgg), layers)
+        weights = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
+        classes = 0 if config.features.weights else store.spec.labels.num_classes
+        features = Features(vgg, classes, _init_features(vgg, classes), weights)
         tables = (_invent_donors(each, store, settings.bank.donors) for each in (store, heldout))
         return features, *tables
 
@@ -98,8 +99,9 @@ def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, 
 
 
 @functools.cache
-def _init_vgg(config: VGGConfig):
-    return jax.jit(VGG(config).init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
+def _init_features(config: VGGConfig, num_classes: int):
+    network = VGGSegmenter(config, num_classes) if num_classes else VGG(config)
+    return jax.jit(network.init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
 
 
 def _invent_donors(queries: Store, store: Store, count: int) -> DonorTable:

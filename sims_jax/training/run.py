@@ -199,15 +199,18 @@ class Run:
     def _features(self, store: Store, settings: Settings) -> Features:
         weights = self.config.features.weights
         if not weights:
-            trunk = restore_finished(self._folder("features"))["params"]["vgg"]
-            return Features.calibrate(settings.vgg, {"params": trunk}, store)
+            params, classes = (
+                restore_finished(self._folder("features")),
+                store.spec.labels.num_classes,
+            )
+            return Features.calibrate(settings.vgg, classes, params, store)
         params, vgg, sha256 = load_vgg(weights)
         if sha256 != read_done(self._folder("features"))["weights"]:
             raise InputError(
                 f"{weights}: found another file than when this run began (SHA-256 {sha256}), "
                 "expected the same; restore it, or choose another workdir"
             )
-        return Features.calibrate(vgg, {"params": params}, store)
+        return Features.calibrate(vgg, 0, {"params": params}, store)
 
     # What is on disk.
 
@@ -297,7 +300,7 @@ def make_task(
         config=networks.synthesis,
         canvas=networks.canvas,
         simulation=settings.simulation,
-        segmentation_weight=config.synthesis.segmentation_weight,
+        losses=settings.losses,
         features=features,
         store=store,
         donors=donors,

@@ -11,12 +11,14 @@ from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.nets.vgg import MIN_SIZE_PX, VGGConfig
 from sims_jax.training.loop import TrainConfig
+from sims_jax.training.tasks.synthesis import LossConfig
 from sims_jax.training.tasks.transformer import DisturbanceConfig
 from sims_jax.types import BankSpec
 from sims_jax.words import counted
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 MOST_SEGMENTS = 2**15 - 1  # of a layout: a bank keeps each pixel's in 16 bits
+LOSSES = tuple(field.name for field in dataclasses.fields(LossConfig))
 # The keys of a config, and of the parts that are no dataclass themselves.
 KEYS = {
     "config": ("seed", *OF_NOW, "data", "canvas", "simulation", "pipeline", *STAGES),
@@ -24,7 +26,7 @@ KEYS = {
     "config.transformer": ("net", "disturbance", "train"),
     "config.ordering": ("net", "train"),
     "config.densifier": ("net", "train"),
-    "config.synthesis": ("net", "segmentation_weight", "init_from", "train"),
+    "config.synthesis": ("net", *LOSSES, "init_from", "train"),
 }
 
 
@@ -63,6 +65,7 @@ class Settings:
     bank: BankConfig
     simulation: SimulationConfig
     disturbance: DisturbanceConfig
+    losses: LossConfig
     vgg: VGGConfig  # of the trunk that is trained here
     train: dict[str, TrainConfig]
 
@@ -93,12 +96,20 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.canvas.layers: found {layers}, expected no more than config.bank.donors, "
             f"{bank.donors}; change either"
         )
+    losses = {name: config.synthesis[name] for name in LOSSES}
+    losses = make(LossConfig, losses, "config.synthesis")
+    if losses.consistency_weight and config.features.weights:
+        raise InputError(
+            f"config.synthesis.consistency_weight: found {losses.consistency_weight}, expected 0 "
+            "with config.features.weights: published weights cannot name classes; change either"
+        )
     disturbance = config.transformer.disturbance
     trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(
         bank=bank,
         simulation=make(SimulationConfig, config.simulation, "config.simulation"),
         disturbance=make(DisturbanceConfig, disturbance, "config.transformer.disturbance"),
+        losses=losses,
         vgg=make(VGGConfig, trunk, "config.features"),
         train={
             stage: make(TrainConfig, config[stage].train, f"config.{stage}.train")

@@ -5,7 +5,7 @@ training photos: features that tell road from sky also tell a good photo from a 
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,22 @@ CHROMA_WEIGHT = 4.0  # where each other layer counts 1: without it, bare trees t
 CALIBRATION_PHOTOS = 64
 
 
+class Comparison(NamedTuple):
+    """What Φ finds in photos `a` beside photos `b`."""
+
+    distance: Float[Array, "B"]  # the perceptual loss
+    by_layer: dict[str, Float[Array, "B"]]  # its layers' distances, unweighted
+    logits: Float[Array, "B H W classes"] | None  # of the classes that Φ sees in `a`, if it can
+
+
 @dataclasses.dataclass(frozen=True)
 class Features:
     """Φ and the weights λ of its layers.
+
+    Args:
+      params: of `VGGSegmenter` with `num_classes`; or of `VGG`, which cannot name classes, where
+        that is 0.
+      weights: λ by layer.
 
     Differs: two further layers look at the photo itself. Where a canvas is empty, features alone
     leave the colour of large areas to chance, so one is the photo at an eighth of its size; and
@@ -40,11 +53,12 @@ class Features:
     """
 
     config: VGGConfig
+    num_classes: int
     params: Any
     weights: dict[str, float]
 
     @classmethod
-    def calibrate(cls, config: VGGConfig, params, store: Store) -> "Features":
+    def calibrate(cls, config: VGGConfig, num_classes: int, params, store: Store) -> "Features":
         """Weighs each layer by the inverse of its mean distance between two different photos.
 
         The paper's λ are such inverses, for the published VGG-19 (SIMS, Sec. 6).
@@ -62,8 +76,8 @@ class Features:
         def compare(params, batch, position):
             del position
             a, b = (as_float(batch[side]) for side in "ab")
-            unweighted = cls(config, params, dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0))
-            return unweighted.distance(a, b)[1]
+            weights = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
+            return cls(config, num_classes, params, weights).compare(a, b).by_layer
 
         distances = average_over(compare, params, examples)
         if not distances[CHROMA]:  # all photos are grey
@@ -71,27 +85,32 @@ class Features:
         weights = calibrate_weights(distances)
         if CHROMA in weights:
             weights[CHROMA] *= CHROMA_WEIGHT
-        return cls(config, params, weights)
+        return cls(config, num_classes, params, weights)
 
-    def distance(
+    def compare(
         self,
         a: Float[Array, "B H W 3"],
         b: Float[Array, "B H W 3"],
         dtype: DTypeLike = jnp.float32,
-    ) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:
-        """Perceptual loss of each example, and its layers' distances; no gradient reaches `b`.
+    ) -> Comparison:
+        """Photos in [0, 1] beside others; no gradient reaches `b`.
 
         Args:
           dtype: of what Φ computes; distances are float32.
         """
-        features_b = jax.lax.stop_gradient(self._look(b, dtype))
-        return perceptual_loss(self._look(a, dtype), features_b, self.weights)
+        features_b, _ = jax.lax.stop_gradient(self._look(b, dtype))
+        features_a, logits = self._look(a, dtype)
+        return Comparison(*perceptual_loss(features_a, features_b, self.weights), logits)
 
     def _look(self, photo, dtype):
+        if self.num_classes:
+            network = VGGSegmenter(self.config, self.num_classes, dtype)
+            logits, features = network.apply(self.params, photo)
+        else:
+            logits, features = None, VGG(self.config, dtype).apply(self.params, photo)
         color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
         chroma = photo[..., ::2] - photo[..., 1:2]
-        features = VGG(self.config, dtype).apply(self.params, photo)
-        return features | {COLOR: color, CHROMA: chroma}
+        return features | {COLOR: color, CHROMA: chroma}, logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +139,7 @@ class FeaturesTask(SegmenterTask):
         return self.network.init(key, as_float(self.store.photo[:1]))
 
     def segment(self, params, photo):
-        return self.network.apply(params, photo)
+        return self.network.apply(params, photo)[0]
 
     def disturb(self, key, photo):
         limit = jnp.log(jnp.float32(MAX_GAIN))

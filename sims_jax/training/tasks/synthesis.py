@@ -15,6 +15,7 @@ from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
 from sims_jax.canvas.simulate import Donors, SimulationConfig, relight_both, simulate
+from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.losses import cross_entropy
 from sims_jax.nets.layers import one_hot_layout
@@ -41,11 +42,28 @@ class DonorTable:
 
 
 @dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What counts beside the perceptual loss.
+
+    Args:
+      segmentation_weight: of the cross-entropy of f's auxiliary head, which names classes.
+      consistency_weight: of the cross-entropy of Φ, which is to find the layout in the photo. Only
+        where Φ is trained with the bank: published weights cannot name its classes. Source: the
+        semantic consistency loss of Hoffman et al. 2018 (CyCADA), Sec. 3.
+    """
+
+    segmentation_weight: float
+    consistency_weight: float
+
+    def __post_init__(self):
+        check_numbers(self, segmentation_weight=0, consistency_weight=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SynthesisTask:
     """Examples are photos; their canvases are simulated on the device, new at every step.
 
     Args:
-      segmentation_weight: of the auxiliary head's cross-entropy.
       features: Φ and its λ.
       store, donors: the bank, and its rows' donors in itself (other photos).
       smaller: parameters of a smaller network, which this one begins with where they fit.
@@ -55,7 +73,7 @@ class SynthesisTask:
     config: SynthesisConfig
     canvas: CanvasConfig
     simulation: SimulationConfig
-    segmentation_weight: float
+    losses: LossConfig
     features: Features
     store: Store
     donors: DonorTable
@@ -93,13 +111,17 @@ class SynthesisTask:
         return params if self.smaller is None else carry_over(self.smaller, params)
 
     def loss(self, params, batch, keys):
-        """Perceptual loss of the photo plus the auxiliary segmentation's cross-entropy."""
+        """Perceptual loss of the photo plus the weighted cross-entropies of `LossConfig`."""
         canvas, truth = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
-        perceptual, by_layer = self._distance(output.photo, truth)
+        found = self.features.compare(output.photo, truth, self.dtype)
         segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
-        metrics = {"perceptual": perceptual, "segmentation": segmentation} | by_layer
-        return perceptual + self.segmentation_weight * segmentation, metrics
+        loss = found.distance + self.losses.segmentation_weight * segmentation
+        metrics = {"perceptual": found.distance, "segmentation": segmentation} | found.by_layer
+        if self.losses.consistency_weight:
+            metrics["consistency"] = cross_entropy(found.logits, batch["layout"])
+            loss += self.losses.consistency_weight * metrics["consistency"]
+        return loss, metrics
 
     def simulate(self, batch, keys, simulation: SimulationConfig) -> tuple[Canvas, Array]:
         """Canvases of a batch and their true photos, one key an example.
@@ -166,7 +188,10 @@ class SynthesisTask:
                 "canvas_loss": fill_mean(canvas),
                 "empty_loss": self._paint(params, self.simulate(batch, keys, empty)[0]),
             }
-            return {name: self._distance(x, truth)[0] for name, x in photos.items()}
+            return {
+                name: self.features.compare(photo, truth, self.dtype).distance
+                for name, photo in photos.items()
+            }
 
         return jax.jit(score)
 
@@ -181,9 +206,6 @@ class SynthesisTask:
 
     def _paint(self, params, canvas: Canvas):
         return jnp.clip(self.network.apply(params, *self._inputs(canvas)).photo, 0.0, 1.0)
-
-    def _distance(self, photo, truth):
-        return self.features.distance(photo, truth, self.dtype)
 
     def _inputs(self, canvas: Canvas):
         return one_hot_layout(canvas.layout, self.labels.num_classes), canvas.rgb, canvas.mask
