@@ -4,7 +4,8 @@
 
 Networks, sizes and batch are those of `configs/camvid.py:small`, on drawn scenes; weights are as
 initialised, canvases as training simulates them. A step is f, Φ of the photo made and of the real
-one, the loss, the gradient, clipping, Adam and the average of the parameters, in float32.
+one, the loss with all its terms, the gradient, clipping, Adam and the average of the parameters, in
+float32.
 
 `ours_examples_per_s`: the whole step as `train.py` runs it, which also simulates the canvases
 (`simulate_ms` by itself); PyTorch is given them. `torch_examples_per_s`: channels_last, on as many

@@ -183,9 +183,10 @@ class SynthesisLoss(nn.Module):
 
     def forward(self, layout: Tensor, rgb: Tensor, mask: Tensor, truth: Tensor, labels: Tensor):
         photo, segmentation = self.network(layout, rgb, mask)
-        logits, ours = self._look(photo)
+        logits, features = self.features(photo)
+        ours = features | self._look(photo)
         with torch.no_grad():
-            _, real = self._look(truth)
+            real = self.features.vgg(truth) | self._look(truth)
         loss = sum(
             weight * (ours[layer].float() - real[layer].float()).abs().mean((1, 2, 3))
             for layer, weight in self.weights.items()
@@ -194,11 +195,9 @@ class SynthesisLoss(nn.Module):
         loss += self.losses.consistency_weight * cross_entropy(logits, labels)
         return loss.mean()
 
-    def _look(self, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _look(self, photo: Tensor) -> dict[str, Tensor]:
         color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
-        chroma = photo[:, ::2] - photo[:, 1:2]
-        logits, features = self.features(photo)
-        return logits, features | {COLOR: color, CHROMA: chroma}
+        return {COLOR: color, CHROMA: photo[:, ::2] - photo[:, 1:2]}
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -32,7 +32,6 @@ from sims_jax.canvas.compose import (
     elide,
     frontmost,
     paste,
-    split_components,
     warp_cut,
 )
 from sims_jax.canvas.order import (
@@ -289,10 +288,10 @@ def _place_segments(
     count = segments.class_id.shape[0]
     layers = pixels.mask.shape[0] // count
     found = pixels.mask.any(axis=(-2, -1)) & jnp.tile(segments.valid, layers)
-    target = jnp.tile(split_components(segments), (layers, 1, 1))
+    component = jnp.tile(jnp.arange(count, dtype=segments.component.dtype), layers)
 
-    def transform(photo, mask, target):
-        photo = as_float(photo)
+    def transform(photo, mask, component):
+        photo, target = as_float(photo), segments.component == component[:, None, None]
         layouts = jnp.broadcast_to(layout, target.shape)
         affine = align(
             params.transformer, networks.transformer, num_classes, photo, mask, target, layouts
@@ -300,11 +299,11 @@ def _place_segments(
         return affine, None if reference is None else measure_light(photo)
 
     chunk = networks.pipeline.chunk
-    affine, light = map_chunks(transform, (pixels.photo, pixels.mask, target), found, chunk)
+    affine, light = map_chunks(transform, (pixels.photo, pixels.mask, component), found, chunk)
     rank = rank_by_prior(
         prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
     )
-    front = None
+    front = None  # clipped to their components, segments never overlap
     if adherence == "segment":
         some = (pixels.mask[:count], affine[:count])
         warped = map_chunks(jax.vmap(warp_cut), some, found[:count], chunk)
@@ -314,8 +313,7 @@ def _place_segments(
         front = frontmost(warped, rank)
     canvas = paste(pixels, affine, segments, layout, front)
     if reference is not None:
-        relit = relight_pieces(canvas.rgb, canvas.source, light, reference)
-        canvas = canvas.replace(rgb=jnp.where(canvas.mask[..., None] > 0, relit, canvas.rgb))
+        canvas = canvas.replace(rgb=relight_pieces(canvas.rgb, canvas.source, light, reference))
     canvas = elide(stream_key(0, "canvas"), canvas, networks.canvas, networks.labels)
     return canvas, affine, stack_layers(rank, layers)
 

@@ -109,6 +109,25 @@ def test_a_moved_piece_is_cut_where_it_is_warped_to():
     assert (np.asarray(canvas.source == 1) == (car & expected)).all()
 
 
+def test_the_frontmost_of_many_is_the_one_of_highest_rank():
+    rng = np.random.default_rng(0)
+    warped, rank = rng.random((5, *SIZE)) < 0.3, rng.permutation(5)
+    found = np.asarray(frontmost(jnp.asarray(warped), jnp.asarray(rank)))
+    for y, x in np.ndindex(SIZE):
+        there = np.flatnonzero(warped[:, y, x])
+        assert found[y, x] == (max(there, key=lambda n: rank[n]) if there.size else -1)
+    assert (found == -1).any() and len(np.unique(found)) == 6
+
+
+def test_colours_do_not_fade_at_the_rim_of_their_photo():
+    """A piece moved by half a pixel still covers the last column, in full colour."""
+    pixels, segments, layout = two_segments()
+    moved = still(pixels).at[0, 0, 2].set(0.5)
+    canvas = paste(pixels, moved, segments, layout)
+    road = np.asarray(segments.component)[:, -1] == 0
+    np.testing.assert_allclose(np.asarray(canvas.rgb)[road, -1], 0.2)
+
+
 def test_gradients_reach_only_the_piece_in_front():
     pixels, segments, layout = two_segments()
     ramp = jnp.arange(SIZE[1], dtype=jnp.uint8)[:, None] * jnp.ones((3, *SIZE, 3), jnp.uint8)

@@ -6,6 +6,8 @@ import pytest
 
 from sims_jax.data.source import dataset_labels
 from sims_jax.errors import InputError
+from sims_jax.rng import example_keys
+from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import draw_store, dry_run, invent_tasks
 from sims_jax.training.settings import STAGES, read_settings
 
@@ -31,6 +33,18 @@ def test_a_dry_run_refuses_what_training_would(tiny_config):
     config.synthesis.train.batch_size = 12
     with pytest.raises(InputError, match=r"config\.synthesis\.train\.batch_size: found 12"):
         list(dry_run(config))
+
+
+def test_published_weights_name_no_classes_and_need_not(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.features.weights, config.synthesis.consistency_weight = "vgg19.safetensors", 0.0
+    store = draw_store(read_settings(config), dataset_labels(config.data), tmp_path)
+    task = invent_tasks(config, store, store)["synthesis"]
+    batch, position = next(iterate_batches(task, seed=0, batch_size=2, first_step=0))
+    keys = example_keys(jax.random.key(0), np.int32(0), position)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    loss, metrics = jax.eval_shape(task.loss, params, batch, keys)
+    assert loss.shape == (2,) and "consistency" not in metrics
 
 
 def test_as_many_donors_are_invented_as_layers_may_ask_for(tiny_config, tmp_path):

@@ -1,4 +1,4 @@
-"""Losses and metrics: numpy twins, void, empty inputs."""
+"""Losses and metrics: numpy twins, void, empty inputs; what f learns by is their sum."""
 
 import dataclasses
 
@@ -136,7 +136,8 @@ def test_the_loss_of_synthesis_is_the_weighted_sum_of_what_it_tells(tiny_config,
         return found
 
     (g0, without), (g1, once), (g3, thrice) = jax.device_get(look(params))
-    told = once["perceptual"] + 0.1 * once["segmentation"] + once["consistency"]
+    weighted = task.losses.segmentation_weight * once["segmentation"]
+    told = once["perceptual"] + weighted + once["consistency"]
     np.testing.assert_allclose(once["loss"], told, rtol=1e-5)
     np.testing.assert_allclose(thrice["loss"] - once["loss"], 2 * once["consistency"], rtol=1e-4)
     np.testing.assert_allclose(once["loss"] - without["loss"], once["consistency"], rtol=1e-4)

@@ -14,6 +14,7 @@ from sims_jax.ops.affine import (
     crop_resize,
     enlarge_box,
     identity_affine,
+    look_up,
     sample_affine,
     sample_pieces,
     union_box,
@@ -215,11 +216,20 @@ def test_pieces_are_samples_of_their_own_images():
         some = jnp.take_along_axis(of_all(affines), jnp.maximum(piece, 0)[None, ..., None], axis=0)
         return jnp.where(piece[..., None] >= 0, some[0], 0.0)
 
-    def at_once(affines):
-        return sample_pieces(jnp.asarray(images), affines, jnp.asarray(piece))
+    def at_once(affines, images=images, piece=piece):
+        piece = jnp.asarray(piece)
+        return sample_pieces(jnp.asarray(images), piece, *look_up(affines, piece))
 
     np.testing.assert_allclose(at_once(affines), chosen(affines), atol=1e-3)
     np.testing.assert_array_equal(at_once(affines)[piece == 0], images[0][piece == 0])
+    np.testing.assert_array_equal(
+        at_once(affines, images > 127)[piece == 0], images[0][piece == 0] > 127
+    )
+    twice = jax.jit(jax.vmap(at_once))(jnp.stack([affines, affines[::-1]]))
+    np.testing.assert_allclose(twice[0], at_once(affines), atol=1e-3)
+    np.testing.assert_allclose(twice[1], at_once(affines[::-1]), atol=1e-3)
+    nowhere = jax.grad(lambda a: at_once(a, piece=np.full_like(piece, -1)).sum())(affines)
+    assert not np.asarray(nowhere).any()
     assert not np.asarray(at_once(affines))[piece == -1].any()
     slopes = [jax.grad(lambda a, f=f: (f(a) ** 2).sum())(affines) for f in (at_once, chosen)]
     np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-3 * float(abs(slopes[0]).max()))

@@ -46,6 +46,8 @@ def digests(config, name=AS_IS, seed=0):
         ("paper", {"synthesis"}),
         ("no-transfer", {"synthesis"}),
         ("no-segmentation", {"synthesis"}),
+        ("no-consistency", {"synthesis"}),
+        ("one-by-one", set()),
         ("no-transformer", {"transformer", "synthesis"}),
     ],
 )

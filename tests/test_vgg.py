@@ -167,7 +167,12 @@ def make_segmenter(dtype):
 def test_segmenter_gives_full_size_logits(dtype):
     net, variables, photo = make_segmenter(dtype)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    logits, _ = jax.jit(net.apply)(variables, photo)
+    logits, features = jax.jit(net.apply)(variables, photo)
+    trunk = {"params": variables["params"]["vgg"]}
+    alone = jax.jit(vgg.VGG(net.config, dtype).apply)(trunk, photo)
+    assert features.keys() == alone.keys()
+    for layer, found in features.items():
+        np.testing.assert_array_equal(found, alone[layer])
     assert logits.shape == (1, 17, 26, 5) and logits.dtype == jnp.float32
     assert bool(jnp.isfinite(logits).all())
 
@@ -188,6 +193,19 @@ def test_grey_photos_have_no_chroma_to_compare(tiny_stores):
     params = vgg.VGG(config).init(jax.random.key(0), jnp.zeros((1, 48, 64, 3)))
     of_color, of_grey = (Features.calibrate(config, 0, params, s).weights for s in (store, grey))
     assert CHROMA in of_color and of_color.keys() - of_grey.keys() == {CHROMA}
+
+
+def test_a_trunk_compares_alike_with_its_head_and_without(tiny_stores):
+    from sims_jax.training.tasks.features import Features
+
+    config = vgg.VGGConfig(width_multiplier=1 / SHRINK)
+    a, b = (jnp.asarray(tiny_stores[0].photo[i : i + 1], jnp.float32) / 255 for i in range(2))
+    whole = vgg.VGGSegmenter(config, 5).init(jax.random.key(0), a)
+    trunk, weights = {"params": whole["params"]["vgg"]}, {"conv2_2": 1.0, "conv5_2": 2.0}
+    headed = Features(config, 5, whole, weights).compare(a, b)
+    alone = Features(config, 0, trunk, weights).compare(a, b)
+    np.testing.assert_array_equal(headed.distance, alone.distance)
+    assert alone.logits is None and headed.logits.shape == (*a.shape[:3], 5)
 
 
 def test_photos_that_are_all_the_same_are_refused(tiny_stores):

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real, UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from sims_jax.data.coarse import draw_coarse
@@ -27,7 +27,7 @@ from sims_jax.labels import VOID
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BankSpec, Segments
 
-_UINT8_MAX = 255
+WHITE = 255  # of a stored photo
 
 
 def image_fields(spec: BankSpec) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -78,9 +78,9 @@ def _check_ids(layout: np.ndarray, name: str, field: str, spec: BankSpec) -> Non
         )
 
 
-def as_float(photo: Real[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
-    """A stored photo, or samples of one, in [0, 1]."""
-    return jnp.asarray(photo).astype(jnp.float32) / 255
+def as_float(photo: UInt8[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
+    """A stored photo in [0, 1]."""
+    return jnp.asarray(photo).astype(jnp.float32) / WHITE
 
 
 def resize_photo(
@@ -140,7 +140,7 @@ def color_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean [count, 3] and covariance [count, 3, 3] of each segment's colours in [0, 1]."""
     index = component.ravel() + 1
-    colors = photo.reshape(-1, 3).astype(np.float64) / _UINT8_MAX
+    colors = photo.reshape(-1, 3).astype(np.float64) / WHITE
     # Float64 sums in raster order: the same bits, and so the same digest, on every machine.
     total = functools.partial(np.bincount, index, minlength=count + 1)
     area = np.maximum(total()[1:], 1)

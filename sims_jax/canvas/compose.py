@@ -1,4 +1,4 @@
-"""Composition: segments pasted back to front, and elision along their boundaries.
+"""Composition: at each pixel the frontmost piece, and elision along the pieces' boundaries.
 
 Source: SIMS, Sec. 5 and 6. Elision takes away what a paste cannot get right: the seam (inner band)
 and the ground around a thing, where its shadow falls (outer band). Composed and simulated canvases
@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from sims_jax.bank.photo import as_float
+from sims_jax.bank.photo import WHITE
 from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
-from sims_jax.ops.affine import sample_affine, sample_pieces
+from sims_jax.ops.affine import look_up, sample_affine, sample_pieces
 from sims_jax.ops.components import is_one_of
 from sims_jax.ops.morphology import dilate, distance_to_change
 from sims_jax.types import Canvas, Pixels, Segments
@@ -41,7 +41,7 @@ class CanvasConfig:
       outer_share: share of its pixels that is elided.
       layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
         the next shows. 1: the chosen one alone, as in the paper. Memory of composition is
-        proportional: 12 bytes a pixel for each piece, segments times layers.
+        proportional: 4 bytes a pixel for each piece, segments times layers.
     """
 
     adherence: str
@@ -56,12 +56,6 @@ class CanvasConfig:
             raise InputError(f"adherence: found {self.adherence!r}, expected one of {ADHERENCES}")
         check_numbers(self, most=1, inner_share=0, outer_share=0)
         check_numbers(self, layers=1)
-
-
-def split_components(segments: Segments) -> Bool[Array, "N H W"]:
-    """The components of one layout, one mask each."""
-    index = jnp.arange(segments.class_id.shape[0], dtype=segments.component.dtype)
-    return segments.component == index[:, None, None]
 
 
 def warp_cut(cut: Bool[Array, "H W"], affine: Float[Array, "2 3"]) -> Bool[Array, "H W"]:
@@ -99,18 +93,21 @@ def paste(
       front: the segments that keep their own silhouettes instead, as `frontmost` has them; the
         canvas's layout is then theirs.
     """
-    count = segments.class_id.shape[0]
+    count, still = segments.class_id.shape[0], jax.lax.stop_gradient(affine)
     piece = jnp.full(layout.shape, -1, jnp.int32) if front is None else front
     for first in range(0 if front is None else count, affine.shape[0], count):
         own = jnp.where(segments.component >= 0, segments.component + first, -1)
-        cut = sample_pieces(pixels.mask[..., None], jax.lax.stop_gradient(affine), own)[..., 0]
+        cut = sample_pieces(pixels.mask[..., None], own, *look_up(still, own))[..., 0]
         piece = jnp.where((piece < 0) & (cut >= HALF), own, piece)
     present = piece >= 0
     if front is not None:
         class_id = segments.class_id[piece % count]
         layout = jnp.where(present, class_id.astype(layout.dtype), layout)
+    # A cut fades beyond its photo's frame, but colours do not.
+    (y, x), (height, width) = look_up(affine, piece), layout.shape
+    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     return Canvas(
-        rgb=as_float(sample_pieces(pixels.photo, affine, piece)),
+        rgb=sample_pieces(pixels.photo, piece, y, x) / WHITE,
         mask=present.astype(jnp.float32),
         source=piece,
         layout=layout,

@@ -58,7 +58,7 @@ def rank_by_answers(
       pair: (a, b), indices of segments.
       first_logit: log odds that a lies in front of b; its size is the certainty.
       asked: which pairs count.
-      key: the prior (`prior_key`); ties go to the smaller index.
+      key: the prior, `prior_key` or ranks by it; ties go to the smaller index.
 
     Returns:
       A permutation of 0..N-1.

@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 from sims_jax.canvas.compose import CanvasConfig, elide
 from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
-from sims_jax.ops.affine import source_pixels
+from sims_jax.ops.affine import look_up
 from sims_jax.ops.bits import read_bits
-from sims_jax.ops.color import color_map
+from sims_jax.ops.color import color_map, move_colors
 from sims_jax.ops.light import Light, measure_light, relight
 from sims_jax.types import Canvas
 
@@ -129,9 +129,7 @@ def stencil(piece: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
     Reads one bit a pixel: no N × H × W stack is made.
     """
     height, width = piece.shape
-    source_y, source_x = (
-        jnp.round(at).astype(jnp.int32) for at in source_pixels(donors.affine, piece)
-    )
+    source_y, source_x = (jnp.round(at).astype(jnp.int32) for at in look_up(donors.affine, piece))
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     pixel = jnp.where(inside, source_y * width + source_x, 0)
     return inside & read_bits(donors.mask, piece, pixel)
@@ -139,11 +137,8 @@ def stencil(piece: Int[Array, "H W"], donors: Donors) -> Bool[Array, "H W"]:
 
 def _transfer_pieces(photo, piece, donors, part):
     """x + part ((x − μ_own) T + μ_donor − x) for every pixel of each piece, clipped."""
-    moved = color_map(donors.own_cov, donors.cov) - jnp.eye(3)
-    linear = jnp.eye(3) + part[:, None, None] * moved
+    change = color_map(donors.own_cov, donors.cov) - jnp.eye(3)
+    linear = jnp.eye(3) + part[:, None, None] * change
     target = donors.own_mean + part[:, None] * (donors.mean - donors.own_mean)
-    centred = photo - donors.own_mean[piece]
-    exact = jax.lax.Precision.HIGHEST
-    result = jnp.einsum("hwi,hwij->hwj", centred, linear[piece], precision=exact)
-    result += target[piece]
-    return jnp.clip(result, 0.0, 1.0)
+    moved = move_colors(photo, donors.own_mean[piece], linear[piece], target[piece])
+    return jnp.clip(moved, 0.0, 1.0)

@@ -47,37 +47,43 @@ def sample_affine(
     return _mix_corners(lambda row, column: padded[row, column], y, x, (height, width))
 
 
+def look_up(
+    affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
+) -> tuple[Float[Array, "H W"], Float[Array, "H W"]]:
+    """(y, x) in its own image, of J of this size, where each pixel looks, for `sample_pieces`.
+
+    Args:
+      affine: of each image, target to source, pixels from the centre.
+      piece: the image of each pixel; of -1 the coordinates mean nothing.
+    """
+    return _source_pixels(affine[piece], piece.shape, piece.shape)
+
+
 def sample_pieces(
-    images: Shaped[Array, "J H W C"], affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
+    images: Shaped[Array, "J H W C"],
+    piece: Int[Array, "H W"],
+    y: Float[Array, "H W"],
+    x: Float[Array, "H W"],
 ) -> Float[Array, "H W C"]:
-    """At each pixel the sample that `sample_affine` takes of that pixel's image alone.
+    """At each pixel the bilinear sample of that pixel's image alone, as `sample_affine` takes it.
 
     So of J images no more is read than one result, and none is made larger or of another type.
-    Differentiable in `affine`.
+    Differentiable in the coordinates.
 
     Args:
       images: of any range; of cuts, True counts 1.
-      affine: of each image, target to source, pixels from the centre.
       piece: the image of each pixel; -1 gives 0.
+      y, x: where in it, counted from the first pixel's centre (`look_up`).
     """
-    size = piece.shape
-    y, x = source_pixels(affine, piece)
+    height, width = piece.shape
     there = piece >= 0
 
     def read(row, column):
-        inside = there & (row > 0) & (row <= size[0]) & (column > 0) & (column <= size[1])
+        inside = there & (row > 0) & (row <= height) & (column > 0) & (column <= width)
         found = images[piece, jnp.maximum(row - 1, 0), jnp.maximum(column - 1, 0)]
         return jnp.where(inside[..., None], found.astype(jnp.float32), 0.0)
 
-    return _mix_corners(read, y, x, size)
-
-
-def source_pixels(
-    affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
-) -> tuple[Float[Array, "H W"], Float[Array, "H W"]]:
-    """(y, x) in a pixel's own image, of J of one size, where its affine looks; counted from 0."""
-    at_pixel = jnp.moveaxis(jnp.moveaxis(affine, 0, -1)[..., piece], (0, 1), (-2, -1))
-    return _source_pixels(at_pixel, piece.shape, piece.shape)
+    return _mix_corners(read, y, x, piece.shape)
 
 
 def crop_resize(

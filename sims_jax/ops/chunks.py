@@ -26,7 +26,9 @@ def map_chunks(
     chunks = jax.tree.map(split, tuple(arguments))
 
     def leave(*arguments):
-        return jax.tree.map(jnp.zeros_like, function(*arguments))  # of which no value is used
+        # Only shapes and types are used, so the compiler leaves the function's work out. They could
+        # be asked for by `jax.eval_shape`, which has no arrays for what checks its fields.
+        return jax.tree.map(jnp.zeros_like, function(*arguments))
 
     def run(inputs):
         some, arguments = inputs

@@ -32,6 +32,20 @@ def color_map(
     return _solve_map(source_cov + noise, target_cov + noise)
 
 
+def move_colors(
+    colors: Float[Array, "*#B 3"],
+    source_mean: Float[Array, "*#B 3"],
+    linear: Float[Array, "*#B 3 3"],
+    target_mean: Float[Array, "*#B 3"],
+) -> Float[Array, "*B 3"]:
+    """(x - mean_A) T + mean_B of every colour; leading axes broadcast.
+
+    Sums of products and no matrix product: each pixel may have its own T.
+    """
+    centred = colors - source_mean
+    return (centred[..., :, None] * linear).sum(axis=-2) + target_mean
+
+
 @jax.custom_jvp
 def _solve_map(a: Float[Array, "*B 3 3"], b: Float[Array, "*B 3 3"]) -> Float[Array, "*B 3 3"]:
     """T of T a T = b, for positive definite a and b."""

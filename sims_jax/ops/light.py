@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from sims_jax.ops.color import color_map
+from sims_jax.ops.color import color_map, move_colors
 
 DARK = 0.05  # added to colours before the logarithm: differences far below it hardly count
 # Products in full float32: see `sims_jax.ops.color`.
@@ -46,23 +46,26 @@ def relight(
     """
     around = (..., None, None, slice(None))
     linear = _linear_map(own, reference)[..., None, None, :, :]
-    return _move(photo, own.mean[around], linear, reference.mean[around])
+    colors = jnp.log(photo + DARK)
+    return _to_photo(move_colors(colors, own.mean[around], linear, reference.mean[around]))
 
 
 def relight_pieces(
     photo: Float[Array, "H W 3"], piece: Int[Array, "H W"], own: Light, reference: Light
 ) -> Float[Array, "H W 3"]:
-    """`relight` of a photo of J pieces, each of its own light; where `piece` is -1, of the last."""
-    linear = _linear_map(own, reference)[piece]
-    return _move(photo, own.mean[piece], linear, reference.mean)
+    """`relight` of a photo of J pieces, each of its own light; where `piece` is -1 it stays."""
+    there = (piece >= 0)[..., None]
+    mean = own.mean[piece]
+    # Where there is none, a colour that cannot leave the range: else its slope might not be finite.
+    colors = jnp.where(there, jnp.log(photo + DARK), mean)
+    moved = move_colors(colors, mean, _linear_map(own, reference)[piece], reference.mean)
+    return jnp.where(there, _to_photo(moved), photo)
 
 
 def _linear_map(own: Light, reference: Light) -> Float[Array, "*B 3 3"]:
     return color_map(own.cov, jnp.broadcast_to(reference.cov, own.cov.shape))
 
 
-def _move(photo, own_mean, linear, mean):
-    """Products written out: a matrix product may round to bfloat16."""
-    centred = jnp.log(photo + DARK) - own_mean
-    moved = (centred[..., :, None] * linear).sum(axis=-2) + mean
-    return jnp.clip(jnp.exp(moved) - DARK, 0.0, 1.0)
+def _to_photo(colors: Float[Array, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
+    """Back from logarithms."""
+    return jnp.clip(jnp.exp(colors) - DARK, 0.0, 1.0)

@@ -90,8 +90,8 @@ def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, 
         weights = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
         classes = 0 if config.features.weights else store.spec.labels.num_classes
         features = Features(vgg, classes, _init_features(vgg, classes), weights)
-        tables = (_invent_donors(each, store, settings.bank.donors) for each in (store, heldout))
-        return features, *tables
+        donors = _invent_donors(store, store, settings.bank.donors)
+        return features, donors, _invent_donors(heldout, store, settings.bank.donors)
 
     return {
         stage: make_task(stage, config, settings, store, heldout, prepare) for stage in STAGES[1:]
@@ -105,7 +105,7 @@ def _init_features(config: VGGConfig, num_classes: int):
 
 
 def _invent_donors(queries: Store, store: Store, count: int) -> DonorTable:
-    """For each row `count` of the same class that were never retrieved, moved a little."""
+    """For each row `count` rows of its class, never retrieved, moved a little."""
     rng = np.random.default_rng(0)
     rows = [np.flatnonzero(store.row_class == class_id) for class_id in queries.row_class]
     some = [rng.choice(of_class, count) if of_class.size else (-1,) * count for of_class in rows]

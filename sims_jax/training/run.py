@@ -199,11 +199,8 @@ class Run:
     def _features(self, store: Store, settings: Settings) -> Features:
         weights = self.config.features.weights
         if not weights:
-            params, classes = (
-                restore_finished(self._folder("features")),
-                store.spec.labels.num_classes,
-            )
-            return Features.calibrate(settings.vgg, classes, params, store)
+            params = restore_finished(self._folder("features"))
+            return Features.calibrate(settings.vgg, store.spec.labels.num_classes, params, store)
         params, vgg, sha256 = load_vgg(weights)
         if sha256 != read_done(self._folder("features"))["weights"]:
             raise InputError(

@@ -18,7 +18,7 @@ from sims_jax.words import counted
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
 MOST_SEGMENTS = 2**15 - 1  # of a layout: a bank keeps each pixel's in 16 bits
-LOSSES = tuple(field.name for field in dataclasses.fields(LossConfig))
+LOSS_KEYS = tuple(field.name for field in dataclasses.fields(LossConfig))
 # The keys of a config, and of the parts that are no dataclass themselves.
 KEYS = {
     "config": ("seed", *OF_NOW, "data", "canvas", "simulation", "pipeline", *STAGES),
@@ -26,7 +26,7 @@ KEYS = {
     "config.transformer": ("net", "disturbance", "train"),
     "config.ordering": ("net", "train"),
     "config.densifier": ("net", "train"),
-    "config.synthesis": ("net", *LOSSES, "init_from", "train"),
+    "config.synthesis": ("net", *LOSS_KEYS, "init_from", "train"),
 }
 
 
@@ -96,8 +96,8 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.canvas.layers: found {layers}, expected no more than config.bank.donors, "
             f"{bank.donors}; change either"
         )
-    losses = {name: config.synthesis[name] for name in LOSSES}
-    losses = make(LossConfig, losses, "config.synthesis")
+    weights = {key: config.synthesis[key] for key in LOSS_KEYS}
+    losses = make(LossConfig, weights, "config.synthesis")
     if losses.consistency_weight and config.features.weights:
         raise InputError(
             f"config.synthesis.consistency_weight: found {losses.consistency_weight}, expected 0 "

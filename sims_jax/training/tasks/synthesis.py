@@ -48,8 +48,10 @@ class LossConfig:
     Args:
       segmentation_weight: of the cross-entropy of f's auxiliary head, which names classes.
       consistency_weight: of the cross-entropy of Φ, which is to find the layout in the photo. Only
-        where Φ is trained with the bank: published weights cannot name its classes. Source: the
-        semantic consistency loss of Hoffman et al. 2018 (CyCADA), Sec. 3.
+        where Φ is trained with the bank: published weights cannot name its classes.
+
+    Differs: the paper asks no network to find the layout. Source: the semantic consistency loss of
+    Hoffman et al. 2018 (CyCADA), Sec. 3, where what is to be found is predicted, too.
     """
 
     segmentation_weight: float
