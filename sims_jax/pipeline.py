@@ -27,13 +27,7 @@ from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import cut_pixels, gather, used_rows
 from sims_jax.canvas.align import align
-from sims_jax.canvas.compose import (
-    CanvasConfig,
-    elide,
-    frontmost,
-    paste,
-    warp_cut,
-)
+from sims_jax.canvas.compose import CanvasConfig, elide, frontmost, paste, warp_cut
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,

@@ -79,7 +79,6 @@ def test_where_there_is_no_piece_nothing_is_relit_and_slopes_are_finite(photos):
     """Not even where the last piece has no light, for it was never measured."""
     measured = measure_light(photos)
     own = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])]), measured)
-    own = Light(mean=own.mean, cov=own.cov)
     strong = Light(mean=jnp.full(3, -1.0), cov=8.0 * jnp.eye(3))
     piece = jnp.asarray(np.indices(photos.shape[1:3]).sum(axis=0) % 2 - 1)
     holey = jnp.where(piece[..., None] >= 0, photos[0], 0.0)

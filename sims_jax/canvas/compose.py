@@ -83,7 +83,7 @@ def paste(
 ) -> Canvas:
     """Pastes pieces, warped, onto a canvas; differentiable in `affine`.
 
-    Colours are read once for each pixel, so a canvas costs little more for further layers.
+    Colours are read once for each pixel, however many layers there are.
 
     Args:
       pixels: of one layout, the photos and cuts of a piece for each of its N segments; then of N
