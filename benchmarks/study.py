@@ -62,6 +62,7 @@ LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least"
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
+RAGGED = {"bank.smoothing_frac": 0.0}
 INCONSISTENT = {"synthesis.consistency_weight": 0.0}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
@@ -80,6 +81,7 @@ PAPER = {
     "together": ONE_BY_ONE,
     "layers": ONE_LAYER,
     "consistency": INCONSISTENT,
+    "smoothing": RAGGED,
 }
 
 VARIANTS = {
@@ -101,9 +103,10 @@ VARIANTS = {
     "one-by-one": ONE_BY_ONE,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
+    "no-smoothing": RAGGED,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with more of a part, or another.
-    "all-transfer": {"simulation.transfer_share": 1.0},
+    "part-transfer": {"simulation.transfer_share": 0.8, "simulation.transfer_least": 0.0},
     "silhouettes": OWN_SILHOUETTES,
     "silhouettes-no-ordering": OWN_SILHOUETTES | PRIOR_ORDER,
 }

@@ -57,6 +57,7 @@ def small() -> ConfigDict:
                 grid=(60, 80),
                 max_segments=64,
                 min_area_frac=0.0006,
+                smoothing_frac=0.02,
                 donors=4,
                 near_frames=5,
             ),
@@ -69,8 +70,8 @@ def small() -> ConfigDict:
                 layers=3,
             ),
             simulation=dict(
-                transfer_share=0.8,
-                transfer_least=0.0,
+                transfer_share=1.0,
+                transfer_least=1.0,
                 missing_share=0.1,
                 empty_share=0.05,
                 relight_share=0.5,

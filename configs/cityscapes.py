@@ -78,6 +78,7 @@ def at_256() -> ConfigDict:
                 grid=(64, 128),
                 max_segments=128,
                 min_area_frac=0.0002,
+                smoothing_frac=0.0,
                 donors=8,
                 near_frames=0,
             ),

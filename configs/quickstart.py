@@ -49,6 +49,7 @@ def get_config(folder: str = "") -> ConfigDict:
                 grid=(48, 64),
                 max_segments=48,
                 min_area_frac=0.001,
+                smoothing_frac=0.0,
                 donors=4,
                 near_frames=0,
             ),

@@ -36,6 +36,8 @@ class BankSpec:
       grid: (h, w), the retrieval grid.
       max_segments: N; of a layout with more components the largest N are kept.
       min_area_frac: smaller components, as a fraction of the frame, are no segments.
+      smoothing_frac: of the frame's height; how far ragged outlines between context classes are
+        smoothed before a layout is split. 0: not at all.
     """
 
     labels: LabelSpace
@@ -43,6 +45,7 @@ class BankSpec:
     grid: tuple[int, int]
     max_segments: int
     min_area_frac: float
+    smoothing_frac: float = 0.0
 
 
 @struct.dataclass

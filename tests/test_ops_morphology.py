@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from sims_jax.ops import morphology
-from sims_jax.ops.morphology import distance_to_change
+from sims_jax.ops.morphology import distance_to_change, smooth_labels
 
 dilate = jax.jit(morphology.dilate, static_argnums=1)
 
@@ -40,6 +40,23 @@ def test_distance_is_the_nearest_other_label(max_px, dtype):
     found = distance_to_change(jnp.asarray(labels), max_px)
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, expected.reshape(labels.shape))
+
+
+@pytest.mark.parametrize("radius_px", [0, 1, 3])
+def test_smooth_labels_takes_what_most_around_have(radius_px):
+    ids, void = (2, 0, 3), 255
+    labels = np.random.default_rng(2).choice(np.uint8([0, 1, 2, 3, void]), (13, 17))
+    expected = labels.copy()
+    for y, x in np.argwhere(np.isin(labels, ids)):
+        rows, columns = (slice(max(0, at - radius_px), at + radius_px + 1) for at in (y, x))
+        around = labels[rows, columns]
+        expected[y, x] = max(ids, key=lambda i: ((around == i).sum(), i == labels[y, x]))
+    smooth = jax.jit(smooth_labels, static_argnums=(1, 2))
+    eager = smooth_labels(jnp.asarray(labels), ids, radius_px)
+    for found in (eager, smooth(labels, ids, radius_px)):
+        assert found.dtype == labels.dtype
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(smooth(labels, (), radius_px), labels)
 
 
 @pytest.mark.parametrize("name", ["dilate", "distance_to_change"])

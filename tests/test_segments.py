@@ -1,5 +1,6 @@
 """Segments of a layout against a slow twin written from the contract alone."""
 
+import dataclasses
 import math
 
 import jax
@@ -24,8 +25,8 @@ EIGHT = np.ones((3, 3), int)
 jitted_split = jax.jit(split_layout, static_argnames="spec")
 
 
-def toy_spec(size=(24, 32), grid=(12, 16), max_segments=16, min_area_frac=0.004):
-    return BankSpec(LABELS, size, grid, max_segments, min_area_frac)
+def toy_spec(size=(24, 32), grid=(12, 16), max_segments=16, min_area_frac=0.004, smoothing=0.0):
+    return BankSpec(LABELS, size, grid, max_segments, min_area_frac, smoothing)
 
 
 def blocky_layouts(seed, count, size, block=4, classes=6, void_frac=0.1):
@@ -101,6 +102,20 @@ def test_split_layout_equals_twin(with_instances, max_segments):
         got = (one.component, one.class_id, one.area_px, one.box_yx, one.left_out)
         for found, expected in zip(got, twin, strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_specks_of_context_classes_are_smoothed_and_things_stay():
+    labels = dataclasses.replace(LABELS, context=("house", "tree"))
+    layout = np.full((24, 32), 2, np.uint8)  # a tree
+    layout[:, 16:] = 1  # before a house
+    layout[4, 4] = layout[10, 20] = 5  # cars, which have a shape, however small
+    specks = layout.copy()
+    specks[8:20:4, 3:12:4], specks[6, 24] = 1, 2
+    smooth = dataclasses.replace(toy_spec(min_area_frac=0.0, smoothing=1 / 24), labels=labels)
+    found = jitted_split(specks[None], spec=smooth)
+    expected = jitted_split(layout[None], spec=dataclasses.replace(smooth, smoothing_frac=0.0))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert np.asarray(found.class_id)[0, :5].tolist() == [2, 1, 5, 5, -1]
 
 
 def test_eager_equals_jit():

@@ -1,6 +1,7 @@
 """Banks on disk: round trips, kills, damage, and the donors kept beside them."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -16,7 +17,13 @@ from test_match import assert_equals_twin, jitted_match, twin_match
 from test_segments import blocky_layouts, toy_spec, twin_split
 
 from sims_jax.bank.build import build_bank, build_bank_together
-from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
+from sims_jax.bank.description import (
+    BANK_FILE,
+    PARTS_FOLDER,
+    digest_bank,
+    spec_from_json,
+    spec_to_json,
+)
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.donors import find_donors, line_up
 from sims_jax.bank.parts import read_part, write_part
@@ -302,6 +309,14 @@ def test_finished_bank_is_left_alone(copy):
     before = (copy / BANK_FILE).stat().st_mtime_ns
     build(copy, ToySource(killed_at=0))
     assert (copy / BANK_FILE).stat().st_mtime_ns == before
+
+
+def test_banks_of_before_there_was_smoothing_keep_their_digest(bank_folder):
+    description = json.loads((bank_folder / BANK_FILE).read_text())
+    assert "smoothing_frac" not in description["spec"]
+    spec = dataclasses.replace(SPEC, smoothing_frac=0.02)
+    assert spec_from_json(spec_to_json(spec)) == spec
+    assert digest_bank(spec, {}) != digest_bank(SPEC, {})
 
 
 def test_digest_is_of_contents(bank_folder, tmp_path):

@@ -150,8 +150,14 @@ def hash_id(photo_id: str) -> str:
 
 
 def spec_to_json(spec: BankSpec) -> dict[str, Any]:
-    """The spec as JSON values (lists for tuples)."""
-    return json.loads(json.dumps(dataclasses.asdict(spec)))
+    """The spec as JSON values (lists for tuples).
+
+    Without a smoothing that is none: banks are known by the digest that they had before there was.
+    """
+    values = json.loads(json.dumps(dataclasses.asdict(spec)))
+    if not spec.smoothing_frac:
+        del values["smoothing_frac"]
+    return values
 
 
 def spec_from_json(values: dict[str, Any]) -> BankSpec:

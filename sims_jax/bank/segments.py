@@ -2,6 +2,11 @@
 
 The paper's code joins what only poles and signs separate; all else follows design.md,
 "Components". Letters as in `sims_jax.types`.
+
+Annotators draw the sky between bare branches as specks of sky in a tree, and a segment with such
+an outline is neither found nor pasted well: its own photo's branches do not fit its holes. So the
+outlines between classes without a shape of their own may be smoothed first. What f is told of the
+layout stays as drawn.
 """
 
 import math
@@ -18,6 +23,7 @@ from sims_jax.ops.components import (
     label_components,
     rank_components,
 )
+from sims_jax.ops.morphology import smooth_labels
 from sims_jax.types import BankSpec, Segments
 
 # Class and instance share one integer: classes are uint8, so the instance starts at bit 8.
@@ -41,7 +47,8 @@ def split_layout(
       spec: what the bank and the layouts have in common.
       instances: instance ids below 2^16, 0 where there is none.
 
-    Source: SIMS, Sec. 4 and its code. Differs: joins across all thin classes together.
+    Source: SIMS, Sec. 4 and its code. Differs: joins across all thin classes together, and
+    `spec.smoothing_frac` of the frame's height smooths the outlines of context classes first.
     """
     if instances is None:
         instances = jnp.zeros(layouts.shape, jnp.int32)
@@ -51,7 +58,9 @@ def split_layout(
 def _split_one(
     layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], spec: BankSpec
 ) -> Segments:
-    kind = _segment_kind(layout, instance, spec)
+    context = spec.labels.ids(spec.labels.context)
+    layout = smooth_labels(layout, context, round(spec.smoothing_frac * layout.shape[0]))
+    kind = _segment_kind(layout, instance, context)
     labelled = layout != VOID
     roots = label_components(kind, labelled)
     thin = spec.labels.ids(spec.labels.thin)
@@ -71,9 +80,8 @@ def _split_one(
 
 
 def _segment_kind(
-    layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], spec: BankSpec
+    layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], context: tuple[int, ...]
 ) -> Int[Array, "H W"]:
     """One integer a pixel; only pixels of equal kind can be of one segment."""
-    context = is_one_of(layout, spec.labels.ids(spec.labels.context))
-    instance = jnp.where(context, 0, instance.astype(jnp.int32))
+    instance = jnp.where(is_one_of(layout, context), 0, instance.astype(jnp.int32))
     return layout.astype(jnp.int32) + (instance << _INSTANCE_SHIFT)

@@ -10,6 +10,7 @@ please it more than a real photo of a street that it has not seen.
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 
 import flax.linen as nn
@@ -218,9 +219,12 @@ def train_judge(store: Store, judged: Store, folder: pathlib.Path) -> Judge:
             "the judge to learn from; hold whole videos out"
         )
     task = JudgeTask(store, photos, judged)
+    pixels = hashlib.sha256()  # not the store's digest, for how layouts are split does not matter
+    for index in photos:
+        pixels.update(store.photo[index].tobytes() + store.layout[index].tobytes())
     learned_from = [
-        store.digest,
-        [store.ids[i] for i in photos],
+        pixels.hexdigest(),
+        [store.spec.image_size, store.spec.labels.classes, [store.ids[i] for i in photos]],
         [ARCHITECTURE, BALANCE, AUGMENTATION, SEED, dataclasses.asdict(TRAIN)],
     ]
     one = jax.local_devices()[:1]  # the same judge, however many there are

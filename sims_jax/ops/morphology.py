@@ -1,4 +1,4 @@
-"""Dilation with squares, and chessboard distances.
+"""Dilation with squares, chessboard distances, smooth outlines.
 
 What lies outside the frame counts for nothing: it does not dilate into the frame, and no distance
 is measured to it.
@@ -8,7 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Int, Integer, Shaped
 
 
 def dilate(mask: Bool[Array, "*B H W"], radius_px: int) -> Bool[Array, "*B H W"]:
@@ -33,6 +33,24 @@ def distance_to_change(labels: Shaped[Array, "*B H W"], max_px: int) -> Int[Arra
         return jnp.minimum(distance, _slide_min(distance) + 1)
 
     return jax.lax.fori_loop(1, max_px, reach_further, distance)
+
+
+def smooth_labels(
+    labels: Integer[Array, "H W"], ids: tuple[int, ...], radius_px: int
+) -> Integer[Array, "H W"]:
+    """Pixels of `ids` get that one of them which most pixels around have.
+
+    Around: in the square of 2 r + 1 pixels. Of equally many a pixel's own, or else the first of
+    `ids`. Pixels of other labels stay as they are, and do not count.
+    """
+    if not ids or not radius_px:
+        return labels
+    choice = jnp.asarray(ids, labels.dtype)
+    own = labels == choice[:, None, None]
+    one = own.astype(jnp.int32)
+    count = 2 * _slide_sum(_slide_sum(one, radius_px, -2), radius_px, -1) + one
+    most = choice[jnp.argmax(count, axis=0)]
+    return jnp.where(own.any(axis=0), most, labels)
 
 
 def _slide_min(values: Shaped[Array, "*B H W"]) -> Shaped[Array, "*B H W"]:
@@ -60,3 +78,12 @@ def _slide_or(mask: Bool[Array, "*B H W"], radius_px: int, axis: int) -> Bool[Ar
         )
         covered += step
     return window
+
+
+def _slide_sum(values: Int[Array, "*B H W"], radius_px: int, axis: int) -> Int[Array, "*B H W"]:
+    """The sum of the 2 r + 1 entries around each along an axis, within the frame."""
+    padding = [(0, 0)] * values.ndim
+    padding[axis] = (radius_px, radius_px)
+    padded, length = jnp.pad(values, padding), values.shape[axis]
+    shifts = range(2 * radius_px + 1)
+    return sum(jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in shifts)

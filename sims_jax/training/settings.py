@@ -17,6 +17,7 @@ from sims_jax.types import BankSpec
 from sims_jax.words import counted
 
 STAGES = ("bank", "features", "transformer", "ordering", "densifier", "synthesis")
+MOST_SMOOTHING = 0.25  # of the frame's height, beyond which no outline is left
 MOST_SEGMENTS = 2**15 - 1  # of a layout: a bank keeps each pixel's in 16 bits
 LOSS_KEYS = tuple(field.name for field in dataclasses.fields(LossConfig))
 # The keys of a config, and of the parts that are no dataclass themselves.
@@ -37,6 +38,8 @@ class BankConfig:
     Args:
       image_size: (H, W).   grid: (h, w), of retrieval.
       max_segments: of a layout.   min_area_frac: of the frame; smaller components are no segments.
+      smoothing_frac: of the frame's height; how far ragged outlines between context classes are
+        smoothed before a layout is split.
       donors: K, kept for each row.
       near_frames: positions in a video within which frames count as near-copies.
     """
@@ -45,6 +48,7 @@ class BankConfig:
     grid: tuple[int, int]
     max_segments: int
     min_area_frac: float
+    smoothing_frac: float
     donors: int
     near_frames: int
 
@@ -53,9 +57,11 @@ class BankConfig:
         check_size(self, "grid", 1)
         check_numbers(self, most=MOST_SEGMENTS, max_segments=1)
         check_numbers(self, donors=1, near_frames=0)
+        check_numbers(self, most=MOST_SMOOTHING, smoothing_frac=0)
 
     def spec(self, labels: LabelSpace) -> BankSpec:
-        return BankSpec(labels, self.image_size, self.grid, self.max_segments, self.min_area_frac)
+        segments = self.max_segments, self.min_area_frac, self.smoothing_frac
+        return BankSpec(labels, self.image_size, self.grid, *segments)
 
 
 @dataclasses.dataclass(frozen=True)

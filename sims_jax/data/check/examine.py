@@ -145,8 +145,8 @@ def count_segments(
     """8-connected components of each class, and of each instance of one; int64 [C], and pairs.
 
     Pairs are those that touch and of which neither is planar.
-    Differs from `bank.segments`: what only poles and signs separate is not joined; and from
-    `bank.pairs`: whether a depth is known where two touch does not count.
+    Differs from `bank.segments`: what only poles and signs separate is not joined, and outlines
+    are not smoothed; and from `bank.pairs`: whether a depth is known where two touch is not asked.
     """
     class_ids, component = [], np.full(layout.shape, -1)
     context = labels.ids(labels.context)
