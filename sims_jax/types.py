@@ -50,7 +50,7 @@ class BankSpec:
 
 @struct.dataclass
 class Segments:
-    """The connected components of one layout, in raster order of their first pixel."""
+    """The components of a layout, smoothed by its spec, in raster order of their first pixel."""
 
     component: Int[Array, "*B H W"]  # index of the segment at each pixel, -1 where there is none
     class_id: Int[Array, "*B N"]

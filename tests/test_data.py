@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from sims_jax import data
+from sims_jax.data.coarse import draw_coarse
 from sims_jax.data.folder import FolderConfig, label_space_from_json, list_folder
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import open_dataset
@@ -271,6 +272,14 @@ def test_folder_instances(own_folder):
     np.testing.assert_array_equal(example["instances"], ids)
     (own_folder / "instances" / "p3.png").unlink()
     assert "1 file (p3.png) without a partner" in message_of(open_folder, own_folder)
+
+
+def test_a_coarse_polygon_is_of_what_most_of_its_segment_is():
+    layout = np.full((40, 60), 5, np.uint8)  # a tree
+    layout[4:7, 4:7] = 0  # and a speck of sky, which smooth segments do not have
+    coarse = draw_coarse(layout, np.zeros(layout.shape, int))
+    assert set(np.unique(coarse)) == {5, VOID} and (coarse == 5).mean() > 0.5
+    assert (coarse[layout == 0] == VOID).all()
 
 
 def test_folder_depth_and_coarse_layouts(own_folder):

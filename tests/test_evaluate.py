@@ -132,6 +132,26 @@ def test_a_judge_learns_from_other_videos(tiny_stores):
     assert seen[0].tolist() == list(range(3, len(store.ids)))
 
 
+def test_a_judge_is_known_by_what_it_has_learned_from(tiny_stores):
+    store, heldout = tiny_stores
+    known = []
+
+    def record(task, config, folder, learned_from, *_):
+        known.append(json.dumps(learned_from))
+        return {}
+
+    spec = dataclasses.replace(store.spec, smoothing_frac=0.02)
+    photo = store.photo.copy()
+    photo[-1, 0, 0] ^= 1
+    stores = store, dataclasses.replace(store, spec=spec, digest="of other segments")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "train_once", record)
+        patch.setattr(judging, "digest_params", lambda params: "")
+        for one in (*stores, dataclasses.replace(store, photo=photo)):
+            judging.train_judge(one, heldout, heldout.folder)
+    assert known[0] == known[1] != known[2]
+
+
 def test_all_pixels_of_a_class_count_as_the_root_of_their_number(tiny_stores):
     store, heldout = tiny_stores
     task = judging.JudgeTask(store, np.arange(4), heldout)

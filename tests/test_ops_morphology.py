@@ -56,6 +56,9 @@ def test_smooth_labels_takes_what_most_around_have(radius_px):
     for found in (eager, smooth(labels, ids, radius_px)):
         assert found.dtype == labels.dtype
         np.testing.assert_array_equal(found, expected)
+    both = jnp.stack([jnp.roll(labels, 1), jnp.asarray(labels)])
+    mapped = jax.vmap(lambda one: smooth_labels(one, ids, radius_px))(both)
+    np.testing.assert_array_equal(mapped[1], expected)
     np.testing.assert_array_equal(smooth(labels, (), radius_px), labels)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_match import assert_equals_twin, jitted_match, twin_match
@@ -30,6 +31,7 @@ from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import OnDisk, open_bank
 from sims_jax.errors import InputError
 from sims_jax.labels import VOID
+from sims_jax.ops.morphology import smooth_labels
 from sims_jax.types import TILE
 
 PHOTOS = 11
@@ -336,6 +338,36 @@ def test_another_spec_is_refused(copy, tmp_path, unfinished):
         build(folder, spec=dataclasses.replace(SPEC, grid=(6, 8)))
     with pytest.raises(InputError, match="another source"):
         build(folder, source_name="other")
+
+
+def test_a_bank_that_is_split_otherwise_is_refused_both_ways(copy, tmp_path):
+    smooth = dataclasses.replace(SPEC, smoothing_frac=0.05)
+    with pytest.raises(InputError, match=r"smoothing_frac: found None, expected 0\.05"):
+        build(copy, spec=smooth)
+    build(tmp_path / "smooth", spec=smooth)
+    with pytest.raises(InputError, match=r"smoothing_frac: found 0\.05, expected None"):
+        build(tmp_path / "smooth")
+
+
+def test_a_bank_of_smooth_segments_keeps_layouts_as_they_are_drawn(tmp_path):
+    labels = dataclasses.replace(SPEC.labels, context=("house", "tree"))
+    spec = dataclasses.replace(SPEC, labels=labels, smoothing_frac=0.05)
+    source, store = ToySource(), open_bank(build(tmp_path / "smooth", spec=spec))
+    changed = 0
+    for index in range(PHOTOS):
+        example = source[index]
+        photo = store.ids.index(example["id"])
+        drawn = example["layout"]
+        np.testing.assert_array_equal(store.layout[photo], drawn)
+        smooth = np.asarray(smooth_labels(jnp.asarray(drawn), labels.ids(labels.context), 1))
+        component, class_id, *_ = twin_split(smooth, spec, example["instances"])
+        np.testing.assert_array_equal(store.component[photo], component)
+        row = store.row_of[photo][class_id >= 0]
+        np.testing.assert_array_equal(store.row_class[row], class_id[class_id >= 0])
+        coarse = store.coarse[photo]
+        assert (coarse[coarse != VOID] == drawn[coarse != VOID]).all()
+        changed += (smooth != drawn).sum()
+    assert changed
 
 
 def test_no_photos_is_an_error(tmp_path):

@@ -56,6 +56,13 @@ def test_a_variant_trains_what_reads_its_change(tiny_config, name, trained):
     assert {stage for stage in STAGES if own[stage] != shared[stage]} == trained
 
 
+def test_a_bank_that_is_split_otherwise_is_another_for_every_stage(tiny_config):
+    config = copy.deepcopy(tiny_config)
+    config.bank.smoothing_frac = 0.02
+    own, shared = digests(config, "no-smoothing"), digests(config)
+    assert not set(own.values()) & set(shared.values())
+
+
 def test_seeds_share_the_bank_alone_and_a_part_unknown_is_read_by_all(tiny_config):
     one, other = digests(tiny_config), digests(tiny_config, seed=1)
     assert {stage for stage in STAGES if one[stage] == other[stage]} == {"bank"}

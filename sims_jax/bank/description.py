@@ -110,10 +110,10 @@ def refuse_another(folder: pathlib.Path, found: Description, expected: Descripti
 
 
 def difference(found: Any, expected: Any) -> str:
-    """In words; of dicts only the keys of `expected` that differ."""
+    """In words; of dicts only the keys that differ."""
     if isinstance(found, dict) and isinstance(expected, dict):
-        keys = [key for key in expected if found.get(key) != expected[key]]
-        return "; ".join(f"{key}: {difference(found.get(key), expected[key])}" for key in keys)
+        keys = [key for key in found | expected if found.get(key) != expected.get(key)]
+        return "; ".join(f"{key}: {difference(found.get(key), expected.get(key))}" for key in keys)
     return f"found {found!r}, expected {expected!r}"
 
 

@@ -1,12 +1,12 @@
-"""Segments of a layout: its connected components, joined across thin classes.
+"""Segments of a layout: its connected components, smoothed and joined across thin classes.
 
 The paper's code joins what only poles and signs separate; all else follows design.md,
 "Components". Letters as in `sims_jax.types`.
 
 Annotators draw the sky between bare branches as specks of sky in a tree, and a segment with such
 an outline is neither found nor pasted well: its own photo's branches do not fit its holes. So the
-outlines between classes without a shape of their own may be smoothed first. What f is told of the
-layout stays as drawn.
+outlines between classes without a shape of their own may be smoothed first. Where segments
+are clipped to the layout, f still sees it as it was drawn.
 """
 
 import math

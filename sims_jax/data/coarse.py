@@ -19,7 +19,8 @@ def draw_coarse(
 ) -> UInt8[np.ndarray, "H W"]:
     """A coarse annotation: straight-edged polygons inside the eroded segments, void between.
 
-    `segment` numbers the segments from 0; what is below 0 gets no polygon. Differs from hand-drawn
+    `segment` numbers the segments from 0; what is below 0 gets no polygon. A segment whose outline
+    is smoother than the layout's is of the class that most of it has. Differs from hand-drawn
     ones: a polygon is the hull of the segment's left and right ends on a few rows, cut where it
     leaves the eroded class.
     """
@@ -37,12 +38,13 @@ def draw_coarse(
     coarse = np.full(layout.shape, VOID, np.uint8)
     boxes = find_boxes(np.where(inner, segment + 1, 0))
     for index, (y0, x0, y1, x1) in boxes.items():
+        drawn, region = layout[y0:y1, x0:x1], coarse[y0:y1, x0:x1]
         mask = inner[y0:y1, x0:x1] & (segment[y0:y1, x0:x1] == index - 1)
+        class_id = np.bincount(drawn[mask]).argmax()
+        same = inner[y0:y1, x0:x1] & (drawn == class_id)
+        mask &= same
         if mask.sum() < max(COARSE_AREA_FRAC * height * width, 4):
             continue
-        region = coarse[y0:y1, x0:x1]
-        class_id = layout[y0:y1, x0:x1][mask][0]
-        same = inner[y0:y1, x0:x1] & (layout[y0:y1, x0:x1] == class_id)
         region[draw_polygon(mask) & same] = class_id
     return coarse
 
