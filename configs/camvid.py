@@ -70,8 +70,8 @@ def small() -> ConfigDict:
                 layers=3,
             ),
             simulation=dict(
-                transfer_share=1.0,
-                transfer_least=1.0,
+                transfer_share=0.8,
+                transfer_least=0.0,
                 missing_share=0.1,
                 empty_share=0.05,
                 relight_share=0.5,

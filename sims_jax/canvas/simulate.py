@@ -8,7 +8,7 @@ composition. Some segments, and some whole canvases, are left empty, so that the
 to do without. Source: SIMS, Sec. 6.
 
 Differs: stencils are real retrievals, aligned by the transformer, instead of the best of 100 random
-photos; colours move segment to segment, not box to box, and a random part of the way.
+photos; colours move segment to segment, not box to box, and, where asked, a random part of the way.
 """
 
 import dataclasses
@@ -37,7 +37,8 @@ class SimulationConfig:
     Args:
       transfer_share: share of pieces whose colours move towards their donor's.
       transfer_least: least part of the way they go; the part is uniform between it and 1. Colours
-        that always went all the way would say nothing of the truth, and f would paint in grey.
+        that always go all the way say little of the truth: f makes the light of all segments one,
+        and paints paler and softer.
       missing_share: share of segments left out.
       empty_share: share of canvases that are wholly empty.
       relight_share: share of the photos that are brought into another light, canvas and truth
