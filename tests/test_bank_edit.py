@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -450,6 +451,7 @@ def test_inspect_append_remove(copy, monkeypatch, capsys, tmp_path):
     counts = np.bincount(store.row_class, minlength=6).tolist()
     assert list(held["segments_per_class"].values()) == counts
     assert held["photos_per_video"] == {"a": 4, "b": 3, "street_01": 1, "street_05": 1}
+    assert re.search(r"^smoothing +0\.0 of the height$", text, re.MULTILINE)
     size = sum(path.stat().st_size for path in bank.rglob("*") if path.is_file())
     assert held["bytes"] == size
     for part in (store.digest, "CC BY 4.0", "CC0", "24x32", "12x16", f"{size:,}", "pole"):

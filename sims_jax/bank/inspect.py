@@ -85,6 +85,7 @@ def to_text(held: dict[str, Any]) -> str:
         ("labels", spec["labels"]["name"]),
         ("image size", "{}x{}".format(*spec["image_size"])),
         ("grid", "{}x{}".format(*spec["grid"])),
+        ("smoothing", f"{spec.get('smoothing_frac', 0.0)} of the height"),
         ("photos", f"{held['photos']}, and {held['removed']} removed"),
         ("segments", f"{held['segments']}, and {held['left_out']} beyond the maximum left out"),
         ("bytes", f"{held['bytes']:,}, {held['bytes_per_photo']:,} a photo"),
