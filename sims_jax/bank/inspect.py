@@ -11,6 +11,7 @@ from sims_jax.bank.description import (
     Description,
     digest_bank,
     read_finished,
+    spec_from_json,
     spec_to_json,
 )
 from sims_jax.bank.parts import list_parts, read_arrays, read_meta
@@ -85,7 +86,7 @@ def to_text(held: dict[str, Any]) -> str:
         ("labels", spec["labels"]["name"]),
         ("image size", "{}x{}".format(*spec["image_size"])),
         ("grid", "{}x{}".format(*spec["grid"])),
-        ("smoothing", f"{spec.get('smoothing_frac', 0.0)} of the height"),
+        ("smoothing", f"{spec_from_json(spec).smoothing_frac} of the height"),
         ("photos", f"{held['photos']}, and {held['removed']} removed"),
         ("segments", f"{held['segments']}, and {held['left_out']} beyond the maximum left out"),
         ("bytes", f"{held['bytes']:,}, {held['bytes_per_photo']:,} a photo"),

@@ -37,8 +37,7 @@ class SimulationConfig:
     Args:
       transfer_share: share of pieces whose colours move towards their donor's.
       transfer_least: least part of the way they go; the part is uniform between it and 1. Colours
-        that always go all the way say little of the truth: f makes the light of all segments one,
-        and paints paler and softer.
+        that always go all the way say little of the truth, and f paints softer.
       missing_share: share of segments left out.
       empty_share: share of canvases that are wholly empty.
       relight_share: share of the photos that are brought into another light, canvas and truth
