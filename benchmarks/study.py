@@ -64,6 +64,7 @@ ONE_BY_ONE = {"pipeline.light_weight": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
 RAGGED = {"bank.smoothing_frac": 0.0}
 INCONSISTENT = {"synthesis.consistency_weight": 0.0}
+UNTEXTURED = {"synthesis.texture_weight": 0.0}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
     "transformer.train.schedule": "constant",
@@ -81,6 +82,7 @@ PAPER = {
     "together": ONE_BY_ONE,
     "layers": ONE_LAYER,
     "consistency": INCONSISTENT,
+    "texture": UNTEXTURED,
     "smoothing": RAGGED,
 }
 
@@ -103,6 +105,7 @@ VARIANTS = {
     "one-by-one": ONE_BY_ONE,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
+    "no-texture": UNTEXTURED,
     "no-smoothing": RAGGED,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with a part of another strength, or another part.

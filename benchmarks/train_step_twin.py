@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sims_jax.labels import VOID
+from sims_jax.losses import LEAST_VARIANCE
 from sims_jax.nets.layers import LEAK, NORM_EPSILON
 from sims_jax.nets.synthesis import (
     CONVS_A_SCALE,
@@ -23,7 +24,13 @@ from sims_jax.nets.synthesis import (
     SynthesisConfig,
 )
 from sims_jax.nets.vgg import CONVS, FEATURES, SEGMENTER_FEATURES, VGGConfig
-from sims_jax.training.tasks.features import CHROMA, COLOR, COLOR_HALVINGS
+from sims_jax.training.tasks.features import (
+    CHROMA,
+    COLOR,
+    COLOR_HALVINGS,
+    TEXTURE_WINDOW,
+    TEXTURES,
+)
 from sims_jax.training.tasks.synthesis import LossConfig
 
 
@@ -184,20 +191,33 @@ class SynthesisLoss(nn.Module):
     def forward(self, layout: Tensor, rgb: Tensor, mask: Tensor, truth: Tensor, labels: Tensor):
         photo, segmentation = self.network(layout, rgb, mask)
         logits, features = self.features(photo)
-        ours = features | self._look(photo)
+        ours = self._look(photo, features)
         with torch.no_grad():
-            real = self.features.vgg(truth) | self._look(truth)
-        loss = sum(
-            weight * (ours[layer].float() - real[layer].float()).abs().mean((1, 2, 3))
-            for layer, weight in self.weights.items()
-        )
-        loss += self.losses.segmentation_weight * cross_entropy(segmentation, labels)
-        loss += self.losses.consistency_weight * cross_entropy(logits, labels)
+            real = self._look(truth, self.features.vgg(truth))
+        loss = self.losses.segmentation_weight * cross_entropy(segmentation, labels)
+        for layer, weight in self.weights.items():
+            weight *= self.losses.texture_weight if layer in TEXTURES else 1.0
+            if weight:
+                loss += weight * (ours[layer] - real[layer]).float().abs().mean((1, 2, 3))
+        if self.losses.consistency_weight:
+            loss += self.losses.consistency_weight * cross_entropy(logits, labels)
         return loss.mean()
 
-    def _look(self, photo: Tensor) -> dict[str, Tensor]:
-        color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
-        return {COLOR: color, CHROMA: photo[:, ::2] - photo[:, 1:2]}
+    def _look(self, photo: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen = features | {COLOR: input_pyramid(photo, COLOR_HALVINGS + 1)[-1]}
+        seen[CHROMA] = photo[:, ::2] - photo[:, 1:2]
+        if self.losses.texture_weight:
+            for name, layer in TEXTURES.items():
+                seen[name] = local_deviations(features[layer].float(), TEXTURE_WINDOW)
+        return seen
+
+
+def local_deviations(features: Tensor, window: int) -> Tensor:
+    """Standard deviations in squares of `window`, side by side."""
+    size = [min(window, length) for length in features.shape[2:]]
+    mean = F.avg_pool2d(features, size)
+    mean_square = F.avg_pool2d(features.square(), size)
+    return (mean_square - mean.square()).clamp(min=0.0).add(LEAST_VARIANCE).sqrt()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -104,6 +104,7 @@ def small() -> ConfigDict:
                 ),
                 segmentation_weight=0.1,
                 consistency_weight=1.0,
+                texture_weight=1.0,
                 init_from="",  # workdir of a finished run with a smaller network
                 train=train(2400, 4, 2e-3),
             ),

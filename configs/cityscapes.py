@@ -125,6 +125,7 @@ def at_256() -> ConfigDict:
                 ),
                 segmentation_weight=10.0,
                 consistency_weight=0.0,
+                texture_weight=0.0,
                 init_from="",  # workdir of a finished run with a smaller network
                 train=train(
                     800, PHOTOS, 1, 1e-3, schedule="growth", growth_epochs=112, final_rate=1e-4

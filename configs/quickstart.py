@@ -96,6 +96,7 @@ def get_config(folder: str = "") -> ConfigDict:
                 ),
                 segmentation_weight=0.1,
                 consistency_weight=1.0,
+                texture_weight=0.0,
                 init_from="",  # workdir of a finished run with a smaller network
                 train=train(300, 4, 2e-3),
             ),

@@ -311,7 +311,8 @@ def read_done(folder: pathlib.Path) -> dict[str, Any]:
         done = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: not found, expected a network trained to its end; run the same train.py again"
+            f"{path}: not found, expected a network trained to its end; run train.py again, with "
+            "all stages"
         ) from error
     except ValueError as error:
         done = error  # told of below

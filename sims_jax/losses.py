@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, UInt8
 
 from sims_jax.labels import VOID
 
+LEAST_VARIANCE = 1e-4  # of features, which are of the order of 1: flat ones have a gradient, too
+
 
 def perceptual_loss(
     features_a: Mapping[str, Float[Array, "B _h _w _F"]],
@@ -26,7 +28,7 @@ def perceptual_loss(
       weights: the weight of each layer that counts.
 
     Returns:
-      (loss, distances): the sum, and each layer's mean |a_l - b_l| before weighting.
+      (loss, distances): the sum, 0 of no layers, and each one's mean |a_l - b_l| before weighting.
 
     Source: SIMS, Sec. 6.
     Differs: means in place of sums, so that weights do not depend on the image's size.
@@ -37,7 +39,28 @@ def perceptual_loss(
         ).mean(axis=(1, 2, 3))
         for layer in weights
     }
-    return sum(weight * distances[layer] for layer, weight in weights.items()), distances
+    nothing = jnp.zeros(len(next(iter(features_a.values()))))
+    return sum((weight * distances[layer] for layer, weight in weights.items()), nothing), distances
+
+
+def local_deviations(
+    features: Float[Array, "B H W F"], window: int
+) -> Float[Array, "B rows columns F"]:
+    """Standard deviations in squares of `window`, side by side: how strong a texture is, not where.
+
+    What is left over at the right and the bottom is not measured; smaller maps are one square high
+    or wide.
+
+    Source: the texture matching loss of Sajjadi et al. 2017 (EnhanceNet), Sec. 4.2.3, which also
+    compares statistics of patches.
+    Differs: deviations of each channel in place of Gram matrices, which compare pairs of channels.
+    """
+    height, width = (min(window, size) for size in features.shape[1:3])
+    rows, columns = features.shape[1] // height, features.shape[2] // width
+    whole = features[:, : rows * height, : columns * width].astype(jnp.float32)
+    batch, channels = features.shape[0], features.shape[3]
+    squares = whole.reshape(batch, rows, height, columns, width, channels)
+    return jnp.sqrt(squares.var(axis=(2, 4)) + LEAST_VARIANCE)
 
 
 def calibrate_weights(distances: Mapping[str, float]) -> dict[str, float]:

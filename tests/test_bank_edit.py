@@ -470,8 +470,22 @@ def test_inspect_append_remove(copy, monkeypatch, capsys, tmp_path):
 def test_a_bank_beside_it_that_has_the_photo_too_is_named(copy, monkeypatch, capsys):
     bank = copy("whole")
     build(bank.parent / "heldout", some_of(IDS.index(REMOVED), PHOTOS))
-    run(monkeypatch, "remove", f"--bank={bank}", f"--photo={REMOVED}")
-    assert f"{bank.parent / 'heldout'}: has a photo {REMOVED}, too" in capsys.readouterr().out
+    for more in (["--dry_run"], []):
+        run(monkeypatch, "remove", f"--bank={bank}", f"--photo={REMOVED}", *more)
+        assert f"{bank.parent / 'heldout'}: has {REMOVED}, too" in capsys.readouterr().out
+
+
+def test_held_out_photos_are_not_appended_and_are_removed_where_they_are(copy):
+    bank = copy("begin")
+    heldout = build(bank.parent / "heldout", some_of(8, PHOTOS))
+    before = digest(bank)
+    with pytest.raises(InputError, match=f"of {heldout} .*{IDS[8]}.* must not be in the bank"):
+        append(bank, some_of(7, 9))
+    with pytest.raises(InputError, match=f"found no photo '{IDS[8]}'.*give --bank={heldout}"):
+        remove_photos(bank, [IDS[8]])
+    assert digest(bank) == before
+    remove_photos(heldout, [IDS[8]])
+    append(bank, some_of(7, 9))
 
 
 def test_mistakes_are_one_line_and_a_status(copy, monkeypatch, capsys, tmp_path):

@@ -34,6 +34,30 @@ def test_perceptual_loss_is_the_weighted_sum_of_layer_means():
     np.testing.assert_array_equal(zero, 0)
 
 
+def test_no_layers_have_no_distance():
+    value, distances = losses.perceptual_loss({"a": jnp.ones((3, 2, 2, 1))}, {}, {})
+    np.testing.assert_array_equal(value, np.zeros(3))
+    assert not distances
+
+
+def test_local_deviations_are_those_of_squares():
+    features = random_array(2, 17, 10, 3)
+    found = losses.local_deviations(features, 4)
+    assert found.shape == (2, 4, 2, 3)
+    for row in range(4):
+        for column in range(2):
+            square = np.asarray(features)[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            expected = np.sqrt(square.var(axis=(1, 2)) + losses.LEAST_VARIANCE)
+            np.testing.assert_allclose(found[:, row, column], expected, rtol=1e-5)
+    assert losses.local_deviations(features, 32).shape == (2, 1, 1, 3)
+    # However the pixels of a square lie, the texture is as strong; and a flat one has a gradient.
+    turned = features[:, :16, :8].reshape(2, 4, 4, 2, 4, 3)[:, :, ::-1].reshape(2, 16, 8, 3)
+    np.testing.assert_allclose(losses.local_deviations(turned, 4), found, rtol=1e-4)
+    flat = jnp.zeros((1, 4, 4, 1))
+    gradient = jax.grad(lambda x: losses.local_deviations(x, 4).sum())(flat)
+    assert bool(jnp.isfinite(gradient).all())
+
+
 def test_calibrated_weights_make_layers_count_the_same():
     weights = losses.calibrate_weights({"input": 0.25, "conv1_2": jnp.float32(4.0)})
     assert weights == {"input": 4.0, "conv1_2": 0.25}
@@ -114,9 +138,15 @@ def test_metrics_of_nothing_are_nan():
     assert np.isnan(metrics.mean_iou(confusion)) and np.isnan(metrics.pixel_accuracy(confusion))
 
 
-def test_the_loss_of_synthesis_is_the_weighted_sum_of_what_it_tells(tiny_config, tiny_stores):
-    """And Φ's reading of the layout counts as much as its weight says, in the gradient, too."""
+@pytest.mark.parametrize(
+    ("weight", "term"), [("consistency_weight", "consistency"), ("texture_weight", "texture")]
+)
+def test_the_loss_of_synthesis_is_the_weighted_sum_of_what_it_tells(
+    tiny_config, tiny_stores, weight, term
+):
+    """What Φ reads, and textures, count as their weights say, in the gradient, too."""
     task = invent_tasks(tiny_config, *tiny_stores)["synthesis"]
+    only = dataclasses.replace(task.losses, consistency_weight=0.0, texture_weight=0.0)
     params = jax.jit(task.init)(jax.random.key(0))
     batch, position = next(iterate_batches(task, seed=0, batch_size=2, first_step=0))
     batch, position = jax.tree.map(jnp.asarray, (batch, position))
@@ -129,19 +159,17 @@ def test_the_loss_of_synthesis_is_the_weighted_sum_of_what_it_tells(tiny_config,
     @jax.jit
     def look(params):
         found = []
-        for weight in (0.0, 1.0, 3.0):
-            losses = dataclasses.replace(task.losses, consistency_weight=weight)
-            some = dataclasses.replace(task, losses=losses)
+        for value in (0.0, 1.0, 3.0):
+            some = dataclasses.replace(task, losses=dataclasses.replace(only, **{weight: value}))
             found.append(jax.grad(mean_loss, has_aux=True)(params, some))
         return found
 
     (g0, without), (g1, once), (g3, thrice) = jax.device_get(look(params))
     weighted = task.losses.segmentation_weight * once["segmentation"]
-    told = once["perceptual"] + weighted + once["consistency"]
-    np.testing.assert_allclose(once["loss"], told, rtol=1e-5)
-    np.testing.assert_allclose(thrice["loss"] - once["loss"], 2 * once["consistency"], rtol=1e-4)
-    np.testing.assert_allclose(once["loss"] - without["loss"], once["consistency"], rtol=1e-4)
-    assert "consistency" not in without
+    np.testing.assert_allclose(once["loss"], once["perceptual"] + weighted + once[term], rtol=1e-5)
+    np.testing.assert_allclose(thrice["loss"] - once["loss"], 2 * once[term], rtol=1e-4)
+    np.testing.assert_allclose(once["loss"] - without["loss"], once[term], rtol=1e-4)
+    assert term not in without
     one, three = (jax.tree.map(np.subtract, g, g0) for g in (g1, g3))
     size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one))
     assert size > 0

@@ -47,6 +47,7 @@ def digests(config, name=AS_IS, seed=0):
         ("no-transfer", {"synthesis"}),
         ("no-segmentation", {"synthesis"}),
         ("no-consistency", {"synthesis"}),
+        ("no-texture", {"synthesis"}),
         ("one-by-one", set()),
         ("no-transformer", {"transformer", "synthesis"}),
     ],

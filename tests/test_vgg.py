@@ -208,6 +208,26 @@ def test_a_trunk_compares_alike_with_its_head_and_without(tiny_stores):
     assert alone.logits is None and headed.logits.shape == (*a.shape[:3], 5)
 
 
+def test_textures_tell_soft_photos_and_not_where_lines_are(tiny_stores):
+    from sims_jax.training.tasks.features import TEXTURES, Features
+
+    config = vgg.VGGConfig(width_multiplier=1 / SHRINK)
+    rng = np.random.default_rng(0)
+    noise = jnp.asarray(rng.uniform(size=(2, 48, 64, 3)), jnp.float32)
+    params = vgg.VGG(config).init(jax.random.key(0), noise)
+    features = Features.calibrate(config, 0, params, tiny_stores[0])
+    assert features.weights.keys() >= TEXTURES.keys()
+    soft = 0.5 + (noise - 0.5) / 2
+    other, softer = (features.compare(x, noise) for x in (noise[::-1], soft))
+    assert (other.texture < softer.texture / 2).all() and (other.distance > softer.distance).all()
+    # Flat photos have nothing to calibrate it by; Φ sees a texture at their borders.
+    store = tiny_stores[0]
+    flat = dataclasses.replace(
+        store, photo=np.broadcast_to(store.photo[:, :1, :1], store.photo.shape)
+    )
+    assert "input_texture" not in Features.calibrate(config, 0, params, flat).weights
+
+
 def test_photos_that_are_all_the_same_are_refused(tiny_stores):
     from sims_jax.training.tasks.features import Features
 

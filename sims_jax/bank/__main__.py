@@ -70,25 +70,22 @@ def _append(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    from sims_jax.bank.description import PARTS_FOLDER
     from sims_jax.bank.edit import find_removed, remove_photos
-    from sims_jax.bank.parts import list_parts
-    from sims_jax.bank.traces import find_banks
+    from sims_jax.bank.traces import find_beside
 
     if arguments.dry_run:
         for path in find_removed(arguments.bank, arguments.photo):
             print(f"would be deleted: {path}")
-        return
-    for path in remove_photos(arguments.bank, arguments.photo):
-        print(f"deleted: {path}")
-    print(f"{arguments.bank}: removed {', '.join(arguments.photo)}")
-    print(
-        "not touched: the files the bank was made of, photos made outside of its workdir, and "
-        "what networks have learned"
-    )
-    for bank in find_banks(arguments.bank.absolute().parent):
-        for photo_id in sorted(list_parts(bank / PARTS_FOLDER).keys() & set(arguments.photo)):
-            print(f"{bank}: has a photo {photo_id}, too; remove it there as well")
+    else:
+        for path in remove_photos(arguments.bank, arguments.photo):
+            print(f"deleted: {path}")
+        print(f"{arguments.bank}: removed {', '.join(arguments.photo)}")
+        print(
+            "not touched: the files the bank was made of, photos made outside of its workdir, and "
+            "what networks have learned"
+        )
+    for bank, ids in find_beside(arguments.bank, arguments.photo).items():
+        print(f"{bank}: has {', '.join(ids)}, too; remove from there as well")
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ from sims_jax.bank.traces import (
     PREPARED_ROWS,
     delete,
     delete_traces,
+    find_beside,
     find_traces,
     update_report,
 )
@@ -81,7 +82,7 @@ def append_photos(
 
     Raises:
       InputError: the bank cannot be read, the label spaces differ, there is nothing to append, the
-        bank has some of the photos already, or an example cannot be used.
+        bank or one beside it has some of the photos already, or an example cannot be used.
     """
     folder = pathlib.Path(folder)
     last = _finish_killed(folder)
@@ -95,6 +96,11 @@ def append_photos(
         raise InputError(
             f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
             f"has ({', '.join(present)}), expected others; leave them out, or rename them"
+        )
+    for bank, ids in find_beside(folder, index_of).items():
+        raise InputError(
+            f"{source_name}: found {counted(len(ids), 'photo')} of {bank} ({', '.join(ids)}), "
+            "expected others: what is held out must not be in the bank; leave them out"
         )
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
@@ -144,9 +150,11 @@ def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> None:
     known = list_parts(folder / PARTS_FOLDER)
     if unknown := [one for one in photo_ids if one not in known]:
         before = hash_id(unknown[0]) in description.get("removed", ())
+        there = find_beside(folder, unknown[:1])
+        advice = f"give --bank={next(iter(there))}, which has it" if there else "check --photo"
         raise InputError(
             f"{folder}: found no photo {unknown[0]!r}{', it was taken out before' * before}; "
-            "expected ids of its photos, as in sources.json; check --photo"
+            f"expected ids of its photos, as in sources.json; {advice}"
         )
     if known.keys() <= set(photo_ids):
         raise InputError(

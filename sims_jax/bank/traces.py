@@ -26,7 +26,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sims_jax.atomic import TEMPORARY_PREFIX, locked, write_json
-from sims_jax.bank.description import BANK_FILE, Description
+from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER, Description
+from sims_jax.bank.parts import list_parts
 from sims_jax.config import CONFIG_FILE
 from sims_jax.data.listing import photo_id_of
 from sims_jax.errors import InputError
@@ -107,6 +108,14 @@ def update_report(folder: pathlib.Path, finished: Description) -> None:
 def find_banks(around: pathlib.Path) -> list[pathlib.Path]:
     """The banks in a folder."""
     return sorted(path.parent for path in around.glob(f"*/{BANK_FILE}"))
+
+
+def find_beside(folder: pathlib.Path, photo_ids: Iterable[str]) -> dict[pathlib.Path, list[str]]:
+    """Which of some photos the other banks beside the one in `folder` have, by their folders."""
+    folder, asked = folder.absolute(), set(photo_ids)
+    others = (bank for bank in find_banks(folder.parent) if bank != folder)
+    shared = {bank: sorted(asked & list_parts(bank / PARTS_FOLDER).keys()) for bank in others}
+    return {bank: ids for bank, ids in shared.items() if ids}
 
 
 def _search(around: pathlib.Path, pattern: str) -> list[pathlib.Path]:

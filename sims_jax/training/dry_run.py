@@ -20,13 +20,13 @@ from sims_jax.bank.store import Store, open_bank
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import dataset_labels
 from sims_jax.labels import LabelSpace
-from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
+from sims_jax.nets.vgg import VGG, VGGConfig, VGGSegmenter
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.loop import Task, TrainConfig, make_optimizer
 from sims_jax.training.parallel import create_state, make_train_step, shard_batch
 from sims_jax.training.run import make_task
 from sims_jax.training.settings import STAGES, Settings, check_batches, read_settings
-from sims_jax.training.tasks.features import CHROMA, COLOR, Features
+from sims_jax.training.tasks.features import COMPARED, Features
 from sims_jax.training.tasks.synthesis import DonorTable
 
 SCENES = 4
@@ -87,7 +87,7 @@ def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, 
     vgg = VGGConfig() if config.features.weights else settings.vgg
 
     def prepare() -> tuple[Features, DonorTable, DonorTable]:
-        weights = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
+        weights = dict.fromkeys(COMPARED, 1.0)
         classes = 0 if config.features.weights else store.spec.labels.num_classes
         features = Features(vgg, classes, _init_features(vgg, classes), weights)
         donors = _invent_donors(store, store, settings.bank.donors)

@@ -93,6 +93,8 @@ class Run:
         else:
             smaller = None
         first_alone("the config", self._save_config)
+        if finished := [stage for stage in self.config.stages if self._is_done(stage)]:
+            print(f"{', '.join(finished)}: finished before", flush=True)
         with MetricsWriter(self.workdir) as writer:
             for stage in STAGES:
                 if stage in self.config.stages and not self._is_done(stage):

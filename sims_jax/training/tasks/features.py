@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.errors import InputError
-from sims_jax.losses import calibrate_weights, perceptual_loss
+from sims_jax.losses import calibrate_weights, local_deviations, perceptual_loss
 from sims_jax.nets.layers import input_pyramid
 from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
 from sims_jax.training.tasks.heldout import average_over, spread
@@ -26,6 +26,9 @@ MAX_GAIN = 1.3  # of the random brightness, or its inverse; hues stay, for Φ mu
 COLOR, CHROMA = "color", "chroma"  # the layers that Φ does not have
 COLOR_HALVINGS = 3  # colours are compared at an eighth of the size
 CHROMA_WEIGHT = 4.0  # where each other layer counts 1: without it, bare trees turn pink
+TEXTURES = {f"{layer}_texture": layer for layer in FEATURES[:4]}  # deeper ones tell of things
+TEXTURE_WINDOW = 8  # pixels of the layer
+COMPARED = (*FEATURES, COLOR, CHROMA, *TEXTURES)
 CALIBRATION_PHOTOS = 64
 
 
@@ -34,6 +37,8 @@ class Comparison(NamedTuple):
 
     distance: Float[Array, "B"]  # the perceptual loss
     by_layer: dict[str, Float[Array, "B"]]  # its layers' distances, unweighted
+    texture: Float[Array, "B"]  # how far textures differ in strength, wherever their lines are
+    by_texture: dict[str, Float[Array, "B"]]  # of the layers they are seen in, unweighted
     logits: Float[Array, "B H W classes"] | None  # of the classes that Φ sees in `a`, if it can
 
 
@@ -44,12 +49,13 @@ class Features:
     Args:
       params: of `VGGSegmenter` with `num_classes`; or of `VGG`, which cannot name classes, where
         that is 0.
-      weights: λ by layer.
+      weights: λ by layer, and by texture.
 
     Differs: two further layers look at the photo itself. Where a canvas is empty, features alone
     leave the colour of large areas to chance, so one is the photo at an eighth of its size; and
     they let hues drift in fine structure, so the other is red and blue against green, pixel by
-    pixel.
+    pixel. Textures are compared beside them: where f cannot know the lines of a texture, all
+    distances of layers are least for none.
     """
 
     config: VGGConfig
@@ -76,12 +82,14 @@ class Features:
         def compare(params, batch, position):
             del position
             a, b = (as_float(batch[side]) for side in "ab")
-            weights = dict.fromkeys((*FEATURES, COLOR, CHROMA), 1.0)
-            return cls(config, num_classes, params, weights).compare(a, b).by_layer
+            weights = dict.fromkeys(COMPARED, 1.0)
+            found = cls(config, num_classes, params, weights).compare(a, b)
+            return found.by_layer | found.by_texture
 
         distances = average_over(compare, params, examples)
-        if not distances[CHROMA]:  # all photos are grey
-            del distances[CHROMA]
+        for name in (CHROMA, *TEXTURES):
+            if not distances[name]:  # all photos are grey, or flat
+                del distances[name]
         weights = calibrate_weights(distances)
         if CHROMA in weights:
             weights[CHROMA] *= CHROMA_WEIGHT
@@ -100,7 +108,13 @@ class Features:
         """
         features_b, _ = jax.lax.stop_gradient(self._look(b, dtype))
         features_a, logits = self._look(a, dtype)
-        return Comparison(*perceptual_loss(features_a, features_b, self.weights), logits)
+        layers = {name: weight for name, weight in self.weights.items() if name not in TEXTURES}
+        textures = {name: weight for name, weight in self.weights.items() if name in TEXTURES}
+        return Comparison(
+            *perceptual_loss(features_a, features_b, layers),
+            *perceptual_loss(features_a, features_b, textures),
+            logits,
+        )
 
     def _look(self, photo, dtype):
         if self.num_classes:
@@ -110,7 +124,11 @@ class Features:
             logits, features = None, VGG(self.config, dtype).apply(self.params, photo)
         color = input_pyramid(photo, COLOR_HALVINGS + 1)[-1]
         chroma = photo[..., ::2] - photo[..., 1:2]
-        return features | {COLOR: color, CHROMA: chroma}, logits
+        textures = {
+            name: local_deviations(features[layer], TEXTURE_WINDOW)
+            for name, layer in TEXTURES.items()
+        }
+        return features | {COLOR: color, CHROMA: chroma} | textures, logits
 
 
 @dataclasses.dataclass(frozen=True)

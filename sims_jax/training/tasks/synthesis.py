@@ -49,16 +49,19 @@ class LossConfig:
       segmentation_weight: of the cross-entropy of f's auxiliary head, which names classes.
       consistency_weight: of the cross-entropy of Φ, which is to find the layout in the photo. Only
         where Φ is trained with the bank: published weights cannot name its classes.
+      texture_weight: of the distance of textures (`losses.local_deviations`).
 
-    Differs: the paper asks no network to find the layout. Source: the semantic consistency loss of
-    Hoffman et al. 2018 (CyCADA), Sec. 3, where what is to be found is predicted, too.
+    Differs: the paper asks no network to find the layout, and compares no textures. Source: the
+    semantic consistency loss of Hoffman et al. 2018 (CyCADA), Sec. 3, where what is to be found is
+    predicted, too; the texture matching loss of Sajjadi et al. 2017 (EnhanceNet), Sec. 4.2.3.
     """
 
     segmentation_weight: float
     consistency_weight: float
+    texture_weight: float
 
     def __post_init__(self):
-        check_numbers(self, segmentation_weight=0, consistency_weight=0)
+        check_numbers(self, segmentation_weight=0, consistency_weight=0, texture_weight=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,7 @@ class SynthesisTask:
         return params if self.smaller is None else carry_over(self.smaller, params)
 
     def loss(self, params, batch, keys):
-        """Perceptual loss of the photo plus the weighted cross-entropies of `LossConfig`."""
+        """Perceptual loss of the photo plus what else `LossConfig` weighs."""
         canvas, truth = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
         found = self.features.compare(output.photo, truth, self.dtype)
@@ -123,6 +126,9 @@ class SynthesisTask:
         if self.losses.consistency_weight:
             metrics["consistency"] = cross_entropy(found.logits, batch["layout"])
             loss += self.losses.consistency_weight * metrics["consistency"]
+        if self.losses.texture_weight:
+            metrics |= {"texture": found.texture} | found.by_texture
+            loss += self.losses.texture_weight * found.texture
         return loss, metrics
 
     def simulate(self, batch, keys, simulation: SimulationConfig) -> tuple[Canvas, Array]:
