@@ -42,7 +42,7 @@ def test_distance_is_the_nearest_other_label(max_px, dtype):
     np.testing.assert_array_equal(found, expected.reshape(labels.shape))
 
 
-@pytest.mark.parametrize("radius_px", [0, 1, 3])
+@pytest.mark.parametrize("radius_px", [0, 1, 2, 3, 9, 20])
 def test_smooth_labels_takes_what_most_around_have(radius_px):
     ids, void = (2, 0, 3), 255
     labels = np.random.default_rng(2).choice(np.uint8([0, 1, 2, 3, void]), (13, 17))

@@ -342,7 +342,7 @@ def test_another_spec_is_refused(copy, tmp_path, unfinished):
 
 def test_a_bank_that_is_split_otherwise_is_refused_both_ways(copy, tmp_path):
     smooth = dataclasses.replace(SPEC, smoothing_frac=0.05)
-    with pytest.raises(InputError, match=r"smoothing_frac: found None, expected 0\.05"):
+    with pytest.raises(InputError, match=r"smoothing_frac: found nothing, expected 0\.05"):
         build(copy, spec=smooth)
     build(tmp_path / "smooth", spec=smooth)
     with pytest.raises(InputError, match=r"smoothing_frac: found 0\.05, expected None"):

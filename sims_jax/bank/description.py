@@ -114,7 +114,8 @@ def difference(found: Any, expected: Any) -> str:
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = [key for key in found | expected if found.get(key) != expected.get(key)]
         return "; ".join(f"{key}: {difference(found.get(key), expected.get(key))}" for key in keys)
-    return f"found {found!r}, expected {expected!r}"
+    found, expected = ("nothing" if value is None else repr(value) for value in (found, expected))
+    return f"found {found}, expected {expected}"
 
 
 def write_finished(folder: pathlib.Path, description: Description) -> None:

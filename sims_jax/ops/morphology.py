@@ -81,9 +81,22 @@ def _slide_or(mask: Bool[Array, "*B H W"], radius_px: int, axis: int) -> Bool[Ar
 
 
 def _slide_sum(values: Int[Array, "*B H W"], radius_px: int, axis: int) -> Int[Array, "*B H W"]:
-    """The sum of the 2 r + 1 entries around each along an axis, within the frame."""
+    """The sum of the 2 r + 1 entries around each along an axis, within the frame.
+
+    Of sums of 1, 2, 4, ... entries, those that 2 r + 1 is made of stand one after the other.
+    """
     padding = [(0, 0)] * values.ndim
     padding[axis] = (radius_px, radius_px)
-    padded, length = jnp.pad(values, padding), values.shape[axis]
-    shifts = range(2 * radius_px + 1)
-    return sum(jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in shifts)
+    sums, total = jnp.pad(values, padding), jnp.zeros_like(values)
+    width, covered, wanted = 1, 0, 2 * radius_px + 1
+    while True:
+        if wanted & width:
+            total += jax.lax.slice_in_dim(sums, covered, covered + values.shape[axis], axis=axis)
+            covered += width
+        if covered == wanted:
+            return total
+        length = sums.shape[axis] - width
+        sums = jax.lax.slice_in_dim(sums, 0, length, axis=axis) + jax.lax.slice_in_dim(
+            sums, width, width + length, axis=axis
+        )
+        width *= 2
