@@ -1,4 +1,6 @@
-"""The losses of training: float32, one number an example; the mean over examples is the caller's.
+"""The losses of training, and the statistics they compare: float32.
+
+A loss is one number an example; the mean over examples is the caller's.
 
 Every function is finite, in value and gradient, where there is nothing to measure.
 """
@@ -12,7 +14,9 @@ from jaxtyping import Array, Float, UInt8
 
 from sims_jax.labels import VOID
 
-LEAST_VARIANCE = 1e-4  # of features, which are of the order of 1: flat ones have a gradient, too
+LEAST_VARIANCE = (
+    1e-4  # small beside that of any texture, so that flat features have a gradient, too
+)
 
 
 def perceptual_loss(
@@ -46,21 +50,21 @@ def perceptual_loss(
 def local_deviations(
     features: Float[Array, "B H W F"], window: int
 ) -> Float[Array, "B rows columns F"]:
-    """Standard deviations in squares of `window`, side by side: how strong a texture is, not where.
+    """Standard deviations in tiles, side by side: how strong a texture is, not where its lines are.
 
-    What is left over at the right and the bottom is not measured; smaller maps are one square high
-    or wide.
+    As many tiles as squares of `window` fit, one at least, so that a tile may be larger. What
+    cannot be shared out, fewer rows and columns than there are tiles, is not measured.
 
     Source: the texture matching loss of Sajjadi et al. 2017 (EnhanceNet), Sec. 4.2.3, which also
     compares statistics of patches.
     Differs: deviations of each channel in place of Gram matrices, which compare pairs of channels.
     """
-    height, width = (min(window, size) for size in features.shape[1:3])
-    rows, columns = features.shape[1] // height, features.shape[2] // width
+    batch, *sides, channels = features.shape
+    rows, columns = (max(1, side // window) for side in sides)
+    height, width = sides[0] // rows, sides[1] // columns
     whole = features[:, : rows * height, : columns * width].astype(jnp.float32)
-    batch, channels = features.shape[0], features.shape[3]
-    squares = whole.reshape(batch, rows, height, columns, width, channels)
-    return jnp.sqrt(squares.var(axis=(2, 4)) + LEAST_VARIANCE)
+    tiles = whole.reshape(batch, rows, height, columns, width, channels)
+    return jnp.sqrt(tiles.var(axis=(2, 4)) + LEAST_VARIANCE)
 
 
 def calibrate_weights(distances: Mapping[str, float]) -> dict[str, float]:

@@ -40,18 +40,24 @@ def test_no_layers_have_no_distance():
     assert not distances
 
 
-def test_local_deviations_are_those_of_squares():
-    features = random_array(2, 17, 10, 3)
+def test_local_deviations_are_those_of_tiles():
+    features = random_array(2, 17, 11, 3)
     found = losses.local_deviations(features, 4)
-    assert found.shape == (2, 4, 2, 3)
+    assert found.shape == (2, 4, 2, 3)  # tiles of 4 x 5
     for row in range(4):
         for column in range(2):
-            square = np.asarray(features)[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-            expected = np.sqrt(square.var(axis=(1, 2)) + losses.LEAST_VARIANCE)
+            tile = np.asarray(features)[:, 4 * row : 4 * row + 4, 5 * column : 5 * column + 5]
+            expected = np.sqrt(tile.var(axis=(1, 2)) + losses.LEAST_VARIANCE)
             np.testing.assert_allclose(found[:, row, column], expected, rtol=1e-5)
     assert losses.local_deviations(features, 32).shape == (2, 1, 1, 3)
-    # However the pixels of a square lie, the texture is as strong; and a flat one has a gradient.
-    turned = features[:, :16, :8].reshape(2, 4, 4, 2, 4, 3)[:, :, ::-1].reshape(2, 16, 8, 3)
+    for other in (
+        jax.jit(losses.local_deviations, static_argnums=1)(features, 4),
+        jax.vmap(lambda one: losses.local_deviations(one[None], 4)[0])(features),
+    ):
+        np.testing.assert_allclose(other, found, rtol=1e-5)
+    assert losses.local_deviations(features.astype(jnp.bfloat16), 4).dtype == jnp.float32
+    # However the pixels of a tile lie, the texture is as strong; and a flat one has a gradient.
+    turned = features[:, :16, :10].reshape(2, 4, 4, 2, 5, 3)[:, :, ::-1].reshape(2, 16, 10, 3)
     np.testing.assert_allclose(losses.local_deviations(turned, 4), found, rtol=1e-4)
     flat = jnp.zeros((1, 4, 4, 1))
     gradient = jax.grad(lambda x: losses.local_deviations(x, 4).sum())(flat)

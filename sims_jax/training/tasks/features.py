@@ -26,7 +26,8 @@ MAX_GAIN = 1.3  # of the random brightness, or its inverse; hues stay, for Φ mu
 COLOR, CHROMA = "color", "chroma"  # the layers that Φ does not have
 COLOR_HALVINGS = 3  # colours are compared at an eighth of the size
 CHROMA_WEIGHT = 4.0  # where each other layer counts 1: without it, bare trees turn pink
-TEXTURES = {f"{layer}_texture": layer for layer in FEATURES[:4]}  # deeper ones tell of things
+# Where textures are compared (Sajjadi et al. 2017: three layers of these blocks, 16 pixels).
+TEXTURES = {f"{layer}_texture": layer for layer in ("input", "conv1_2", "conv2_2", "conv3_2")}
 TEXTURE_WINDOW = 8  # pixels of the layer
 COMPARED = (*FEATURES, COLOR, CHROMA, *TEXTURES)
 CALIBRATION_PHOTOS = 64
@@ -54,8 +55,8 @@ class Features:
     Differs: two further layers look at the photo itself. Where a canvas is empty, features alone
     leave the colour of large areas to chance, so one is the photo at an eighth of its size; and
     they let hues drift in fine structure, so the other is red and blue against green, pixel by
-    pixel. Textures are compared beside them: where f cannot know the lines of a texture, all
-    distances of layers are least for none.
+    pixel. Textures are compared beside them: where f cannot know where a texture's lines are,
+    leaving them out costs it least by all layers.
     """
 
     config: VGGConfig
