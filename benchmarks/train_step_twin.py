@@ -198,7 +198,8 @@ class SynthesisLoss(nn.Module):
         for layer, weight in self.weights.items():
             weight *= self.losses.texture_weight if layer in TEXTURES else 1.0
             if weight:
-                loss += weight * (ours[layer] - real[layer]).float().abs().mean((1, 2, 3))
+                distance = (ours[layer].float() - real[layer].float()).abs()
+                loss += weight * distance.mean((1, 2, 3))
         if self.losses.consistency_weight:
             loss += self.losses.consistency_weight * cross_entropy(logits, labels)
         return loss.mean()
@@ -213,11 +214,12 @@ class SynthesisLoss(nn.Module):
 
 
 def local_deviations(features: Tensor, window: int) -> Tensor:
-    """Standard deviations in squares of `window`, side by side."""
-    size = [min(window, length) for length in features.shape[2:]]
-    mean = F.avg_pool2d(features, size)
-    mean_square = F.avg_pool2d(features.square(), size)
-    return (mean_square - mean.square()).clamp(min=0.0).add(LEAST_VARIANCE).sqrt()
+    """Standard deviations in tiles, side by side, that squares of `window` would fit in."""
+    height, width = features.shape[2:]
+    rows, columns = max(1, height // window), max(1, width // window)
+    whole = features[:, :, : height - height % rows, : width - width % columns]
+    tiles = whole.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
+    return tiles.var((3, 5), correction=0).add(LEAST_VARIANCE).sqrt()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

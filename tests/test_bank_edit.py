@@ -26,6 +26,7 @@ from sims_jax.bank.edit import append_photos, find_removed, remove_photos
 from sims_jax.bank.inspect import describe
 from sims_jax.bank.parts import part_folder, read_json
 from sims_jax.bank.store import open_bank
+from sims_jax.config import CONFIG_FILE
 from sims_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -475,17 +476,38 @@ def test_a_bank_beside_it_that_has_the_photo_too_is_named(copy, monkeypatch, cap
         assert f"{bank.parent / 'heldout'}: has {REMOVED}, too" in capsys.readouterr().out
 
 
-def test_held_out_photos_are_not_appended_and_are_removed_where_they_are(copy):
+def test_held_out_photos_are_not_appended_and_are_removed_where_they_are(copy, monkeypatch, capsys):
     bank = copy("begin")
     heldout = build(bank.parent / "heldout", some_of(8, PHOTOS))
     before = digest(bank)
-    with pytest.raises(InputError, match=f"of {heldout} .*{IDS[8]}.* must not be in the bank"):
-        append(bank, some_of(7, 9))
-    with pytest.raises(InputError, match=f"found no photo '{IDS[8]}'.*give --bank={heldout}"):
+    with pytest.raises(InputError, match=f"found no photo '{IDS[8]}'.*with --bank={heldout}"):
         remove_photos(bank, [IDS[8]])
+    (bank.parent / CONFIG_FILE).write_text("{}")
+    with pytest.raises(InputError, match=f"in {heldout} .*{IDS[8]}.* must not be in the bank"):
+        append(bank, some_of(7, 9))
+    monkeypatch.chdir(bank.parent)
+    with pytest.raises(InputError, match="must not be in the bank"):
+        append(bank.relative_to(bank.parent), some_of(7, 9))
     assert digest(bank) == before
+    # Whoever was removed from what is held out does not come into the bank.
     remove_photos(heldout, [IDS[8]])
     append(bank, some_of(7, 9))
+    assert "stay out because they were removed: 1" in capsys.readouterr().out
+    assert IDS[8] not in open_bank(bank).ids and digest(bank) != before
+
+
+def test_only_a_workdirs_other_bank_hinders_an_append(copy):
+    bank = copy("begin")
+    build(bank.parent / "other", some_of(8, 9))
+    append(bank, some_of(8, 9))
+    (bank.parent / CONFIG_FILE).write_text("{}")
+    (bank.parent / "told").mkdir()
+    (bank.parent / "told" / BANK_FILE).write_text("{}")  # no bank: it has no parts
+    append(bank, some_of(7, 8))
+    description = bank.parent / "other" / BANK_FILE
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"complete": False}))
+    with pytest.raises(InputError, match=r"other/bank\.json: found an unfinished bank"):
+        append(bank, some_of(9, 10))
 
 
 def test_mistakes_are_one_line_and_a_status(copy, monkeypatch, capsys, tmp_path):

@@ -345,7 +345,7 @@ def test_a_bank_that_is_split_otherwise_is_refused_both_ways(copy, tmp_path):
     with pytest.raises(InputError, match=r"smoothing_frac: found nothing, expected 0\.05"):
         build(copy, spec=smooth)
     build(tmp_path / "smooth", spec=smooth)
-    with pytest.raises(InputError, match=r"smoothing_frac: found 0\.05, expected None"):
+    with pytest.raises(InputError, match=r"smoothing_frac: found 0\.05, expected nothing"):
         build(tmp_path / "smooth")
 
 

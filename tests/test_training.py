@@ -81,10 +81,11 @@ def test_metrics_have_every_step_once(finished, tiny_config):
     assert list((workdir / "events").iterdir())
 
 
-def test_a_finished_run_is_left_alone(finished, tiny_config):
+def test_a_finished_run_is_left_alone(finished, tiny_config, capsys):
     workdir, report = finished
     before = (workdir / METRICS_FILE).read_bytes()
     assert Run(tiny_config, workdir).run() == report
+    assert f"{', '.join(STAGES)}: finished before" in capsys.readouterr().out.splitlines()
     assert (workdir / METRICS_FILE).read_bytes() == before
 
 

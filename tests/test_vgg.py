@@ -220,6 +220,14 @@ def test_textures_tell_soft_photos_and_not_where_lines_are(tiny_stores):
     soft = 0.5 + (noise - 0.5) / 2
     other, softer = (features.compare(x, noise) for x in (noise[::-1], soft))
     assert (other.texture < softer.texture / 2).all() and (other.distance > softer.distance).all()
+    assert softer.by_texture.keys() == TEXTURES.keys()
+    assert softer.by_layer.keys() == features.weights.keys() - TEXTURES.keys()
+    for total, parts in (
+        (softer.distance, softer.by_layer),
+        (softer.texture, softer.by_texture),
+    ):
+        weighted = (features.weights[name] * part for name, part in parts.items())
+        np.testing.assert_allclose(total, sum(weighted), rtol=1e-5)
     # Flat photos have nothing to calibrate it by; Φ sees a texture at their borders.
     store = tiny_stores[0]
     flat = dataclasses.replace(

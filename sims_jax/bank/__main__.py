@@ -71,7 +71,7 @@ def _append(arguments: argparse.Namespace) -> None:
 
 def _remove(arguments: argparse.Namespace) -> None:
     from sims_jax.bank.edit import find_removed, remove_photos
-    from sims_jax.bank.traces import find_beside
+    from sims_jax.bank.traces import find_in_others
 
     if arguments.dry_run:
         for path in find_removed(arguments.bank, arguments.photo):
@@ -84,8 +84,8 @@ def _remove(arguments: argparse.Namespace) -> None:
             "not touched: the files the bank was made of, photos made outside of its workdir, and "
             "what networks have learned"
         )
-    for bank, ids in find_beside(arguments.bank, arguments.photo).items():
-        print(f"{bank}: has {', '.join(ids)}, too; remove from there as well")
+    for bank, ids in find_in_others(arguments.bank, arguments.photo).items():
+        print(f"{bank}: has {', '.join(ids)}, too; remove it there as well")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ The digest of an edited bank is that of a bank built of the same photos.
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,10 @@ from sims_jax.bank.traces import (
     PREPARED_ROWS,
     delete,
     delete_traces,
-    find_beside,
+    find_in_others,
+    find_others,
     find_traces,
+    in_workdir,
     update_report,
 )
 from sims_jax.data.example import OPTIONAL_FIELDS, Example
@@ -68,7 +70,8 @@ def append_photos(
     """Appends the photos of a dataset to a finished bank.
 
     They take the bank's form: its size; instances and depth 0 where the bank has them and they do
-    not; without them where it has none. Photos that were once removed from the bank stay out.
+    not; without them where it has none. Photos that were once removed from the bank, or from
+    another one of its workdir, stay out.
 
     Args:
       folder: the bank's.
@@ -82,13 +85,18 @@ def append_photos(
 
     Raises:
       InputError: the bank cannot be read, the label spaces differ, there is nothing to append, the
-        bank or one beside it has some of the photos already, or an example cannot be used.
+        bank or another one of its workdir has some of the photos already, that one is unfinished,
+        or an example cannot be used.
     """
     folder = pathlib.Path(folder)
     last = _finish_killed(folder)
     description, spec = read_finished(folder)
     _check_labels(source_name, labels, spec.labels)
-    index_of = _index_new(source, source_name, description)
+    others = find_others(folder) if in_workdir(folder) else []
+    removed = {*description.get("removed", ())}
+    for other in others:
+        removed |= {*read_finished(other)[0].get("removed", ())}
+    index_of = _index_new(source, source_name, removed)
     if last and list(index_of) == last["photos"]:
         return last["photos"]
     known = list_parts(folder / PARTS_FOLDER)
@@ -97,10 +105,11 @@ def append_photos(
             f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
             f"has ({', '.join(present)}), expected others; leave them out, or rename them"
         )
-    for bank, ids in find_beside(folder, index_of).items():
+    for other, ids in find_in_others(folder, index_of).items() if others else ():
         raise InputError(
-            f"{source_name}: found {counted(len(ids), 'photo')} of {bank} ({', '.join(ids)}), "
-            "expected others: what is held out must not be in the bank; leave them out"
+            f"{source_name}: found {counted(len(ids), 'photo')} of the names of photos in {other} "
+            f"({', '.join(ids)}), expected others: what is held out must not be in the bank; leave "
+            "them out, or rename them"
         )
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
@@ -150,8 +159,8 @@ def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> None:
     known = list_parts(folder / PARTS_FOLDER)
     if unknown := [one for one in photo_ids if one not in known]:
         before = hash_id(unknown[0]) in description.get("removed", ())
-        there = find_beside(folder, unknown[:1])
-        advice = f"give --bank={next(iter(there))}, which has it" if there else "check --photo"
+        there = find_in_others(folder, unknown[:1])
+        advice = f"remove it with --bank={next(iter(there))}" if there else "check --photo"
         raise InputError(
             f"{folder}: found no photo {unknown[0]!r}{', it was taken out before' * before}; "
             f"expected ids of its photos, as in sources.json; {advice}"
@@ -176,11 +185,10 @@ def _check_labels(source_name: str, found: LabelSpace, expected: LabelSpace) -> 
 
 
 def _index_new(
-    source: Sequence[Example], source_name: str, description: Description
+    source: Sequence[Example], source_name: str, removed: Collection[str]
 ) -> dict[str, int]:
-    """Where each photo stands in the source, by id; those once removed are left out."""
+    """Where each photo stands in the source, by id; those of `removed` hashes are left out."""
     ids = [str(source[index]["id"]) for index in range(len(source))]
-    removed = frozenset(description.get("removed", ()))
     index_of = {one: index for index, one in enumerate(ids) if hash_id(one) not in removed}
     if len(set(ids)) < len(ids):
         raise InputError(

@@ -55,7 +55,7 @@ def find_traces(
     photo_ids, around = set(photo_ids), folder.absolute().parent
     traces = {path for bank in find_banks(around) for kind in _OF_ROWS for path in bank.glob(kind)}
     struck = {}
-    if (around / CONFIG_FILE).exists():
+    if in_workdir(folder):
         traces |= {around / name for name in _WITH_PIXELS}
         traces |= {path for name in _EVALUATED_WITH_PIXELS for path in around.glob(name)}
         traces |= {around / "layouts" / f"{photo_id}.png" for photo_id in photo_ids}
@@ -110,11 +110,24 @@ def find_banks(around: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path.parent for path in around.glob(f"*/{BANK_FILE}"))
 
 
-def find_beside(folder: pathlib.Path, photo_ids: Iterable[str]) -> dict[pathlib.Path, list[str]]:
-    """Which of some photos the other banks beside the one in `folder` have, by their folders."""
-    folder, asked = folder.absolute(), set(photo_ids)
-    others = (bank for bank in find_banks(folder.parent) if bank != folder)
-    shared = {bank: sorted(asked & list_parts(bank / PARTS_FOLDER).keys()) for bank in others}
+def in_workdir(folder: pathlib.Path) -> bool:
+    """Whether the folder that the bank in `folder` lies in is a workdir of train.py."""
+    return (folder.absolute().parent / CONFIG_FILE).exists()
+
+
+def find_others(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The banks that have begun beside the one in `folder`."""
+    folder = folder.absolute()
+    banks = find_banks(folder.parent)
+    return [bank for bank in banks if bank != folder and (bank / PARTS_FOLDER).is_dir()]
+
+
+def find_in_others(folder: pathlib.Path, photo_ids: Iterable[str]) -> dict[pathlib.Path, list[str]]:
+    """Which of some photos the banks beside the one in `folder` have, by their folders."""
+    asked = set(photo_ids)
+    shared = {
+        bank: sorted(asked & list_parts(bank / PARTS_FOLDER).keys()) for bank in find_others(folder)
+    }
     return {bank: ids for bank, ids in shared.items() if ids}
 
 

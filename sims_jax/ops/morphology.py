@@ -83,7 +83,8 @@ def _slide_or(mask: Bool[Array, "*B H W"], radius_px: int, axis: int) -> Bool[Ar
 def _slide_sum(values: Int[Array, "*B H W"], radius_px: int, axis: int) -> Int[Array, "*B H W"]:
     """The sum of the 2 r + 1 entries around each along an axis, within the frame.
 
-    Of sums of 1, 2, 4, ... entries, those that 2 r + 1 is made of stand one after the other.
+    Sums of 1, 2, 4, ... entries, each of two before; those that are binary digits of 2 r + 1 stand
+    side by side.
     """
     padding = [(0, 0)] * values.ndim
     padding[axis] = (radius_px, radius_px)
