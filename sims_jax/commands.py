@@ -15,6 +15,7 @@ INPUT_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 128 + 13  # as a shell tells of what died of SIGPIPE
 INTERRUPTED_STATUS = 128 + 2  # of SIGINT
 PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
+CHECKOUT_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
 def train_command() -> None:
@@ -134,15 +135,18 @@ def _refuse_items(argv: list[str]) -> None:
 
 
 def _find_presets(argv: list[str]) -> list[str]:
-    """Lets `--config=camvid:small` or `--config camvid:small` name a config the package brings."""
+    """Lets `--config=camvid:small` or `--config camvid:small` name one of the configs here."""
 
     def find(before: str, argument: str) -> str:
         flag = "" if before == "--config" else "--config="
         if not argument.startswith(flag):
             return argument
         preset, colon, rest = argument.removeprefix(flag).partition(":")
-        path = PACKAGED_CONFIGS / f"{preset}.py"
-        return f"{flag}{path}{colon}{rest}" if path.exists() else argument
+        for folder in (PACKAGED_CONFIGS, CHECKOUT_CONFIGS):
+            path = folder / f"{preset}.py"
+            if path.exists():
+                return f"{flag}{path}{colon}{rest}"
+        return argument
 
     return [find(*pair) for pair in zip(["", *argv], argv, strict=False)]
 

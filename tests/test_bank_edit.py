@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import jax
@@ -20,6 +22,7 @@ from test_store import PHOTOS, ToySource, build
 
 from sims_jax.atomic import write_json
 from sims_jax.bank import __main__ as command
+from sims_jax.bank import edit as editing
 from sims_jax.bank.blocks import open_blocks
 from sims_jax.bank.description import BANK_FILE, PARTS_FOLDER
 from sims_jax.bank.edit import append_photos, find_removed, remove_photos
@@ -155,7 +158,7 @@ def test_what_cannot_be_removed_leaves_the_bank_as_it_was(copy):
         (IDS[0], "nobody"): "found no photo 'nobody'",
         ("..",): r"found no photo '\.\.'",
         ("",): "found no photo ''",
-        tuple(IDS[:7]): "found no photo besides these 7",
+        tuple(IDS[:7]): "found no photo that would stay",
     }.items():
         with pytest.raises(InputError, match=message):
             remove_photos(bank, ids)
@@ -253,7 +256,7 @@ def test_nothing_of_a_removed_photo_is_left(copy, tmp_path):
     assert not list(workdir.glob("*/donors-*")) and not list(workdir.glob("*/rows-*"))
     assert {path.name for path in workdir.iterdir()} == {
         "bank", "heldout", "config.json", "metrics.jsonl", "evaluate", "layouts", "photos",
-        "others", "some",
+        "others", "some", ".bank.lock",
     }  # fmt: skip
     assert {path.name for path in (workdir / "photos").glob("[!.]*")} == {"cd.png", "sources.json"}
     assert len(list((workdir / "others").iterdir())) == 3
@@ -397,11 +400,9 @@ def test_edits_killed_anywhere_are_finished_by_repeating_them(banks, tmp_path, k
 
 
 def test_a_bank_in_the_middle_of_an_edit_is_refused(copy, monkeypatch, capsys):
-    from sims_jax.bank import edit
-
     bank = copy("whole")
     with monkeypatch.context() as patch:
-        patch.setattr(edit, "delete_traces", lambda *_: 1 / 0)
+        patch.setattr(editing, "delete_traces", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             remove_photos(bank, [REMOVED])
     advice = f"python -m sims_jax.bank remove --bank={bank} --photo={REMOVED}"
@@ -436,6 +437,18 @@ def write_folder(root, examples, labels=LABELS):
     ]
     (root / "labels.json").write_text(json.dumps({"classes": classes}))
     return root
+
+
+def test_a_killed_append_is_finished_before_another(copy, monkeypatch, capsys, tmp_path):
+    bank = copy("begin")
+    with monkeypatch.context() as patch:
+        patch.setattr(editing, "_carry_out", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            append(bank, some_of(7, 8))
+    other = write_folder(tmp_path / "other", some_of(8, 9))
+    run(monkeypatch, "append", f"--bank={bank}", f"--data={other}")
+    assert "going on with a killed append of 1 photo" in capsys.readouterr().out
+    assert set(open_bank(bank).ids) == {*IDS[:8], IDS[8].replace("/", "_")}
 
 
 def test_inspect_append_remove(copy, monkeypatch, capsys, tmp_path):
@@ -494,6 +507,24 @@ def test_held_out_photos_are_not_appended_and_are_removed_where_they_are(copy, m
     append(bank, some_of(7, 9))
     assert "stay out because they were removed: 1" in capsys.readouterr().out
     assert IDS[8] not in open_bank(bank).ids and digest(bank) != before
+
+
+def test_edits_at_once_wait_for_each_other(copy, monkeypatch):
+    bank, reached, write_parts = copy("begin"), [], editing.write_parts
+
+    def write_slowly(examples, spec, aside):
+        reached.append("begins")
+        time.sleep(0.5)  # for the other to come in, if nothing holds it
+        written = write_parts(examples, spec, aside)
+        reached.append("ends")
+        return written
+
+    monkeypatch.setattr(editing, "write_parts", write_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(append, bank, some_of(index, index + 1)) for index in (7, 8)]
+        assert [job.result() for job in jobs] == [[IDS[7]], [IDS[8]]]
+    assert reached == ["begins", "ends"] * 2
+    assert set(open_bank(bank).ids) == set(IDS[:9])
 
 
 def test_only_a_workdirs_other_bank_hinders_an_append(copy):

@@ -400,6 +400,8 @@ def test_presets_are_found_without_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "PACKAGED_CONFIGS", tmp_path)
     found = commands._find_presets(["train", "--config=camvid:small", "--workdir=x"])
     assert found == ["train", f"--config={tmp_path / 'camvid.py'}:small", "--workdir=x"]
+    monkeypatch.setattr(commands, "PACKAGED_CONFIGS", tmp_path / "none")
+    monkeypatch.setattr(commands, "CHECKOUT_CONFIGS", tmp_path)
     found = commands._find_presets(["train", "--config", "camvid:small"])
     assert found == ["train", "--config", f"{tmp_path / 'camvid.py'}:small"]
     for others in (["--config=configs/camvid.py"], ["--workdir", "camvid"], ["--config"]):

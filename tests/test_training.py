@@ -123,13 +123,21 @@ def test_f_without_canvas_begins_with_what_f_began_with(finished, tmp_path, monk
 
 def test_what_f_begins_with_is_read_only_where_it_begins(tiny_config, tmp_path):
     config = tiny_config.copy_and_resolve_references()
-    config.stages = ("synthesis",)
     config.synthesis.init_from = "nowhere"
     with pytest.raises(InputError, match="nowhere/synthesis"):
         Run(config, tmp_path).run()
+    config.stages = ("synthesis",)
     (tmp_path / "synthesis" / "4").mkdir(parents=True)
-    with pytest.raises(InputError, match="synthesis needs bank"):
+    with pytest.raises(InputError, match="synthesis needs bank and features and transformer, not"):
         Run(config, tmp_path).run()
+
+
+def test_stages_that_lack_another_are_refused_before_any_is_trained(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.stages = ("bank", "transformer", "synthesis")
+    with pytest.raises(InputError, match="synthesis needs features, not among the stages"):
+        Run(config, tmp_path).run()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_of_another_config_is_refused(finished, tiny_config):

@@ -48,7 +48,6 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _append(arguments: argparse.Namespace) -> None:
-    from sims_jax.atomic import TEMPORARY_PREFIX
     from sims_jax.bank.description import read_description, spec_of
     from sims_jax.bank.edit import append_photos
     from sims_jax.data.source import open_dataset
@@ -56,8 +55,8 @@ def _append(arguments: argparse.Namespace) -> None:
     # An error if there is none, before anything is written.
     labels = spec_of(arguments.bank, read_description(arguments.bank)).labels
     config = {"name": "folder", "root": str(arguments.data), "val_frac": 0, "labels": labels}
-    # Inside of the bank, so that the next edit finds what a kill leaves of it.
-    with tempfile.TemporaryDirectory(dir=arguments.bank, prefix=TEMPORARY_PREFIX) as cache:
+    # Not in the bank: edits sweep away what looks left over there.
+    with tempfile.TemporaryDirectory(prefix="sims_jax-") as cache:
         dataset = open_dataset(config, cache)
         ids = append_photos(
             arguments.bank,

@@ -3,7 +3,8 @@
 An edit is recorded in `bank.json` before the first part moves, and struck out after the last. If it
 is killed in between, the bank is refused to whoever opens it, and the next edit carries the
 recorded one out first: both kinds go on from whatever is done. New parts are made aside and moved
-in, so that a mistake among the new photos leaves the bank as it was.
+in, so that a mistake among the new photos leaves the bank as it was. Of several edits at once, each
+waits for the one before.
 
 The digest of an edited bank is that of a bank built of the same photos.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sims_jax.atomic import TEMPORARY_PREFIX, write_json
+from sims_jax.atomic import TEMPORARY_PREFIX, locked, write_json
 from sims_jax.bank.build import write_parts
 from sims_jax.bank.description import (
     BANK_FILE,
@@ -89,6 +90,52 @@ def append_photos(
         or an example cannot be used.
     """
     folder = pathlib.Path(folder)
+    read_description(folder)  # an error if there is none
+    with locked(folder):
+        return _append(folder, source, labels, source_name, licence)
+
+
+def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
+    """Takes photos out of a finished bank: their parts, and all traces of them beside it.
+
+    What is searched for traces is listed in `sims_jax.bank.traces`. The bank keeps a hash of their
+    ids, so that they do not come back with the dataset.
+
+    Returns:
+      What was deleted.
+
+    Raises:
+      InputError: the bank cannot be read, does not have a photo (any more), or has no others.
+    """
+    folder = pathlib.Path(folder).absolute()
+    read_description(folder)  # an error if there is none
+    with locked(folder):
+        last = _finish_killed(folder)
+        if last and last["kind"] == "remove" and set(photo_ids) <= set(last["photos"]):
+            return []
+        _check_removal(folder, photo_ids)
+        return _edit(folder, {"kind": "remove", "photos": list(dict.fromkeys(photo_ids))})
+
+
+def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
+    """What `remove_photos` would delete; nothing is.
+
+    Raises:
+      InputError: as of `remove_photos`, or an edit of the bank was killed.
+    """
+    folder = pathlib.Path(folder).absolute()
+    _check_removal(folder, photo_ids)
+    parts = {part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in photo_ids}
+    return [*sorted(parts), *find_traces(folder, photo_ids)[0]]
+
+
+def _append(
+    folder: pathlib.Path,
+    source: Sequence[Example],
+    labels: LabelSpace,
+    source_name: str,
+    licence: str,
+) -> list[str]:
     last = _finish_killed(folder)
     description, spec = read_finished(folder)
     _check_labels(source_name, labels, spec.labels)
@@ -122,38 +169,6 @@ def append_photos(
     return list(index_of)
 
 
-def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
-    """Takes photos out of a finished bank: their parts, and all traces of them beside it.
-
-    What is searched for traces is listed in `sims_jax.bank.traces`. The bank keeps a hash of their
-    ids, so that they do not come back with the dataset.
-
-    Returns:
-      What was deleted.
-
-    Raises:
-      InputError: the bank cannot be read, does not have a photo (any more), or has no others.
-    """
-    folder = pathlib.Path(folder).absolute()
-    last = _finish_killed(folder)
-    if last and last["kind"] == "remove" and set(photo_ids) <= set(last["photos"]):
-        return []
-    _check_removal(folder, photo_ids)
-    return _edit(folder, {"kind": "remove", "photos": list(dict.fromkeys(photo_ids))})
-
-
-def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
-    """What `remove_photos` would delete; nothing is.
-
-    Raises:
-      InputError: as of `remove_photos`, or an edit of the bank was killed.
-    """
-    folder = pathlib.Path(folder).absolute()
-    _check_removal(folder, photo_ids)
-    parts = {part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in photo_ids}
-    return [*sorted(parts), *find_traces(folder, photo_ids)[0]]
-
-
 def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> None:
     description, _ = read_finished(folder)
     known = list_parts(folder / PARTS_FOLDER)
@@ -167,8 +182,8 @@ def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> None:
         )
     if known.keys() <= set(photo_ids):
         raise InputError(
-            f"{folder}: found no photo besides these {len(known)}, expected one that stays; "
-            "delete the bank's folder"
+            f"{folder}: found no photo that would stay, expected one; begin another workdir, with "
+            "files without these photos"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sims_jax.atomic import write_json
 from sims_jax.bank.store import Store, open_bank
+from sims_jax.config import load_config
 from sims_jax.errors import InputError
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import protocol
@@ -46,6 +47,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     _check(arguments)
     describe_devices()  # or the platform that is asked for is missing
     inception = InceptionFeatures.read(arguments.inception) if arguments.inception else None
+    load_config(workdir)  # an error if it is no workdir
     store, heldout = open_bank(workdir / "bank"), open_bank(workdir / "heldout")
     if arguments.layouts:
         heldout = read_judged(arguments.layouts, arguments.real, store, heldout)

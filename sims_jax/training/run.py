@@ -59,6 +59,7 @@ from sims_jax.words import counted
 SHEET_FILE = "sheet.png"
 SHEET_LAYOUTS = 8
 SPLITS = {"bank": "train", "heldout": "val"}  # folder of a bank: split of the dataset
+NEEDED = {"bank": (), "synthesis": ("bank", "features", "transformer")}  # stages; others: the bank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Run:
         """
         settings = read_settings(self.config)
         make_networks(self.config, labels=None)
+        self._check_needs()
         devices = describe_devices()
         dataset = None
         if not self._is_done("bank"):
@@ -98,7 +100,6 @@ class Run:
         with MetricsWriter(self.workdir) as writer:
             for stage in STAGES:
                 if stage in self.config.stages and not self._is_done(stage):
-                    self._check_needs(stage)
                     began = time.monotonic()
                     print(f"{stage}: begins", flush=True)
                     if stage == "bank":
@@ -231,13 +232,16 @@ class Run:
         told = ", ".join(f"{name} {value:.4g}" for name, value in done["scores"].items())
         print(f"{stage}: done in {seconds:.0f} s: {told}", flush=True)
 
-    def _check_needs(self, stage: str) -> None:
-        needed = {"bank": (), "synthesis": ("bank", "features", "transformer")}
-        for other in needed.get(stage, ("bank",)):
-            if not self._is_done(other):
+    def _check_needs(self) -> None:
+        """Raises InputError if a stage of the config needs one that neither is one nor finished."""
+        done = {stage for stage in STAGES if self._is_done(stage)}
+        for stage in self.config.stages:
+            needed = () if stage in done else NEEDED.get(stage, ("bank",))
+            missing = [one for one in needed if one not in done.union(self.config.stages)]
+            if missing:
                 raise InputError(
-                    f"config.stages: {stage} needs {other}, which is not finished in "
-                    f"{self.workdir}; run the stage {other} first"
+                    f"config.stages: {stage} needs {' and '.join(missing)}, not among the stages "
+                    f"nor finished in {self.workdir}; add what is missing"
                 )
 
     # The report.
