@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sims_jax.bank.photo import as_float
+from sims_jax.config import CONFIG_FILE
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import judge as judging
@@ -166,6 +167,7 @@ def test_all_pixels_of_a_class_count_as_the_root_of_their_number(tiny_stores):
 def workdir(tiny_stores, judged, tmp_path, monkeypatch):
     for name, store in zip(("bank", "heldout"), tiny_stores, strict=True):
         shutil.copytree(store.folder, tmp_path / name)
+    (tmp_path / CONFIG_FILE).write_text("{}")
     monkeypatch.setattr(report, "train_judge", lambda *_: judged[0])
     # Nearly all of an evaluation's time are Fréchet distances: a few draws, and halves, will do.
     monkeypatch.setattr(protocol, "compare", functools.partial(protocol.compare, draws=FEW))
@@ -290,3 +292,8 @@ def test_flags_that_do_not_go_together_are_refused(workdir):
     for flags in (["--layouts=x"], ["--photos=x", "--real=y"], *apart):
         with pytest.raises(InputError):
             run(workdir, *flags)
+
+
+def test_a_folder_that_is_no_workdir_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json: not found, expected a workdir"):
+        run(tmp_path)
