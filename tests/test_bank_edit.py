@@ -509,22 +509,48 @@ def test_held_out_photos_are_not_appended_and_are_removed_where_they_are(copy, m
     assert IDS[8] not in open_bank(bank).ids and digest(bank) != before
 
 
-def test_edits_at_once_wait_for_each_other(copy, monkeypatch):
-    bank, reached, write_parts = copy("begin"), [], editing.write_parts
+@pytest.fixture
+def slowly(monkeypatch):
+    """What is reached while parts are written, which takes long enough for another to come in."""
+    reached, write_parts = [], editing.write_parts
 
     def write_slowly(examples, spec, aside):
         reached.append("begins")
-        time.sleep(0.5)  # for the other to come in, if nothing holds it
+        time.sleep(0.5)
         written = write_parts(examples, spec, aside)
         reached.append("ends")
         return written
 
     monkeypatch.setattr(editing, "write_parts", write_slowly)
+    return reached
+
+
+def test_edits_at_once_wait_for_each_other(copy, slowly):
+    bank = copy("begin")
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(append, bank, some_of(index, index + 1)) for index in (7, 8)]
         assert [job.result() for job in jobs] == [[IDS[7]], [IDS[8]]]
-    assert reached == ["begins", "ends"] * 2
+    assert slowly == ["begins", "ends"] * 2
     assert set(open_bank(bank).ids) == set(IDS[:9])
+
+
+def test_a_photo_appended_to_both_banks_of_a_workdir_at_once_is_in_one(copy, slowly):
+    bank = copy("begin")
+    (bank.parent / CONFIG_FILE).write_text("{}")
+    banks = bank, build(bank.parent / "heldout", some_of(8, PHOTOS))
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(append, one, some_of(7, 8)) for one in banks]
+        failed = [job.exception() for job in jobs]
+    assert failed.count(None) == 1 and any(isinstance(one, InputError) for one in failed)
+    assert slowly == ["begins", "ends"]
+
+
+def test_a_bank_may_be_named_from_inside(copy, monkeypatch):
+    bank = copy("begin")
+    monkeypatch.chdir(bank)
+    append(".", some_of(7, 8))
+    remove_photos(".", [IDS[0]])
+    assert set(open_bank(bank).ids) == set(IDS[1:8])
 
 
 def test_only_a_workdirs_other_bank_hinders_an_append(copy):

@@ -4,7 +4,7 @@ An edit is recorded in `bank.json` before the first part moves, and struck out a
 is killed in between, the bank is refused to whoever opens it, and the next edit carries the
 recorded one out first: both kinds go on from whatever is done. New parts are made aside and moved
 in, so that a mistake among the new photos leaves the bank as it was. Of several edits at once, each
-waits for the one before.
+waits for the one before, those of banks in one folder too.
 
 The digest of an edited bank is that of a bank built of the same photos.
 """
@@ -52,6 +52,7 @@ from sims_jax.labels import LabelSpace
 from sims_jax.words import counted
 
 _ASIDE = TEMPORARY_PREFIX + "appended"
+_LOCKED = "bank"  # for all banks of a folder: what one may append, others say
 # Fields of which 0 says that nothing is known, and which an appended photo may lack.
 _MAY_LACK = ("instances", "depth")
 # What of a label space is about files, and not about what a bank stores.
@@ -91,7 +92,7 @@ def append_photos(
     """
     folder = pathlib.Path(folder)
     read_description(folder)  # an error if there is none
-    with locked(folder):
+    with locked(folder.absolute().parent / _LOCKED):
         return _append(folder, source, labels, source_name, licence)
 
 
@@ -109,7 +110,7 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
     """
     folder = pathlib.Path(folder).absolute()
     read_description(folder)  # an error if there is none
-    with locked(folder):
+    with locked(folder.absolute().parent / _LOCKED):
         last = _finish_killed(folder)
         if last and last["kind"] == "remove" and set(photo_ids) <= set(last["photos"]):
             return []
@@ -152,7 +153,8 @@ def _append(
             f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
             f"has ({', '.join(present)}), expected others; leave them out, or rename them"
         )
-    for other, ids in find_in_others(folder, index_of).items() if others else ():
+    if others and (held := find_in_others(folder, index_of)):
+        other, ids = next(iter(held.items()))
         raise InputError(
             f"{source_name}: found {counted(len(ids), 'photo')} of the names of photos in {other} "
             f"({', '.join(ids)}), expected others: what is held out must not be in the bank; leave "
