@@ -43,6 +43,10 @@ def plant_size(root):
     return save(layout_of(root), np.zeros((SIZE[0] // 2, SIZE[1]), np.uint8)), "32x12 pixels"
 
 
+def plant_turned(root):
+    return save(layout_of(root), np.zeros(SIZE[::-1], np.uint8)), "as viewers show it (EXIF"
+
+
 def plant_loss(root):
     layout_of(root).unlink()
     return root / "photos" / "straße 1.png", "without a partner"
@@ -56,6 +60,14 @@ def plant_truncated_jpeg(root, share=0.7):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path, "unusable image"
+
+
+def plant_tiff(root):
+    photo = root / "photos" / "straße 1.png"
+    path = photo.with_suffix(".tif")
+    Image.open(photo).save(path)
+    photo.unlink()
+    return path, "found a .tif file, expected .png, .jpg, .jpeg"
 
 
 def plant_jpeg_without_its_end(root):
@@ -120,7 +132,7 @@ def plant_instances(root):
 
 
 FAULTS = [
-    plant_id, plant_rgba, plant_palette, plant_size, plant_loss, plant_truncated_jpeg,
-    plant_jpeg_without_its_end, plant_16_bits, plant_void, plant_empty_file, plant_bomb, plant_link,
-    plant_dangling_link, plant_pipe, plant_instances,
+    plant_id, plant_rgba, plant_palette, plant_size, plant_turned, plant_loss, plant_tiff,
+    plant_truncated_jpeg, plant_jpeg_without_its_end, plant_16_bits, plant_void, plant_empty_file,
+    plant_bomb, plant_link, plant_dangling_link, plant_pipe, plant_instances,
 ]  # fmt: skip

@@ -137,6 +137,9 @@ def test_stages_that_lack_another_are_refused_before_any_is_trained(tiny_config,
     config.stages = ("bank", "transformer", "synthesis")
     with pytest.raises(InputError, match="synthesis needs features, not among the stages"):
         Run(config, tmp_path).run()
+    config.stages = ()
+    with pytest.raises(InputError, match=r"config\.stages: found none, expected some of bank"):
+        Run(config, tmp_path).run()
     assert not list(tmp_path.iterdir())
 
 

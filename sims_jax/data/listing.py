@@ -13,6 +13,7 @@ from sims_jax.labels import NUMPY_SUFFIX
 from sims_jax.words import counted
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_OTHER_IMAGES = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")  # that people have
 _STEM = re.compile(r"(?P<video>.+?)_f?(?P<frame>\d+)")
 _NUM_SHOWN = 3  # of a list of names, in a message
 
@@ -44,14 +45,20 @@ def list_images(
       nested: the files lie one folder deeper.
 
     Raises:
-      InputError: there is no such folder, or (through `refuse`) two files have one name.
+      InputError: there is no such folder, or (through `refuse`) two files have one name, or one is
+        an image of another format.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: found no such folder, expected images in it; check the path")
     images: Files = {}
     for path in sorted(folder.glob("*/*") if nested else folder.iterdir()):
-        named = path.suffix.lower() in suffixes and path.stem.endswith(tail)
-        if not named or path.name.startswith("."):
+        suffix = path.suffix.lower()
+        if path.name.startswith(".") or not path.stem.endswith(tail):
+            continue
+        if suffix in _OTHER_IMAGES:
+            message = f"{path}: found a {suffix} file, expected {', '.join(suffixes)}; convert it"
+            refuse(InputError(message, [path]))
+        if suffix not in suffixes:
             continue
         name = path.stem.removesuffix(tail)
         if any(map(_is_surrogate, name)):

@@ -116,9 +116,12 @@ class Pair:
         self, path: pathlib.Path, values: np.ndarray, size: tuple[int, int] | None
     ) -> None:
         if size and values.shape != size:
+            advice = "resample it (nearest)"
+            if values.shape == size[::-1]:
+                advice = "turn it, or save the photo as viewers show it (EXIF orientation)"
             raise InputError(
                 f"{path}: found {values.shape[1]}x{values.shape[0]} pixels, expected "
-                f"{size[1]}x{size[0]}, the size of {self.photo}; resample it (nearest)"
+                f"{size[1]}x{size[0]}, the size of {self.photo}; {advice}"
             )
 
 

@@ -90,6 +90,8 @@ def read_settings(config: ConfigDict) -> Settings:
             raise InputError(
                 f"{where}: found no {missing[0]!r}, expected the keys {', '.join(expected)}"
             )
+    if not config.stages:
+        raise InputError(f"config.stages: found none, expected some of {', '.join(STAGES)}")
     unknown = sorted(set(config.stages) - set(STAGES))
     if unknown:
         raise InputError(
