@@ -10,6 +10,7 @@ import argparse
 import pathlib
 
 from sims_jax.commands import exit_with_one_line
+from sims_jax.evaluation import TYPICAL
 from sims_jax.programs import keep_programs
 
 
@@ -33,8 +34,10 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add(
         "--reference",
         type=pathlib.Path,
+        nargs="?",
+        const=TYPICAL,
         help="a photo whose light all are brought into, CRN's too; if it is held out, by its name, "
-        "it is not judged",
+        "it is not judged. Without a PHOTO: the held-out one whose light is nearest to the others'",
     )
     add(
         "--coarse",

@@ -46,7 +46,7 @@ from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
 from sims_jax.nets.synthesis import SynthesisConfig
 from sims_jax.nets.transformer import TransformerConfig
 from sims_jax.ops.chunks import map_chunks
-from sims_jax.ops.light import Light, measure_light, relight_pieces
+from sims_jax.ops.light import Light, measure_light, relight_pieces, sharpen
 from sims_jax.rng import stream_key
 from sims_jax.types import (
     Bank,
@@ -152,15 +152,17 @@ def render(
       layouts: class ids, 255 void.
       matches, pixels: from `match` and `gather`, which says how many layers there are.
       adherence: "segment" or "layout" instead of the config's (`CanvasConfig`).
-      reference: the light that all pieces are brought into; None leaves each its photo's.
+      reference: the light that all pieces are brought into, and how sharp the photo is to be; None
+        leaves each its photo's.
     """
     networks = params.networks
     adherence = adherence or networks.canvas.adherence
     place = functools.partial(_place_segments, params, adherence=adherence, reference=reference)
     canvas, affine, rank = jax.lax.map(lambda one: place(*one), (layouts, matches.segments, pixels))
     index = jnp.arange(rank.shape[-1], dtype=canvas.source.dtype)
+    photo = paint(params, canvas)
     return Synthesis(
-        photo=paint(params, canvas),
+        photo=photo if reference is None else sharpen(photo, reference),
         canvas=canvas,
         affine=affine,
         rank=rank,

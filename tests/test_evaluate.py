@@ -20,7 +20,7 @@ from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
 from sims_jax.labels import VOID, write_layout
 from sims_jax.nets.layers import average_pool, upsample
-from sims_jax.ops.light import measure_light, relight
+from sims_jax.ops.light import DARK, measure_light, relight, sharpen
 from sims_jax.ops.sheet import GAP_PX, to_uint8, write_picture
 
 # What must be passed for a score to have moved from the real photos' own.
@@ -239,10 +239,23 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
     expected = tiny_model.synthesize(heldout.layout[0], reference=heldout.photo[1]).photo
     np.testing.assert_array_equal(seen[1][0], to_uint8(expected))
     theirs = as_float(to_uint8(crn.synthesize(heldout.layout[2]).photo))
-    expected = relight(theirs, measure_light(theirs), light)
+    expected = sharpen(relight(theirs, measure_light(theirs), light), light)
     np.testing.assert_allclose(seen[3][1].astype(int), 255 * expected, atol=1)
     with pytest.raises(InputError, match="nobody"):
         run(workdir, "--reference=nobody")
+
+
+def test_the_typical_photo_is_the_reference_where_none_is_named(
+    workdir, tiny_model, tiny_stores, monkeypatch
+):
+    heldout = tiny_stores[1]
+    monkeypatch.setattr("sims_jax.load", lambda _: tiny_model)
+    found = run(workdir, "--reference")
+    mean = [np.log(photo / 255 + DARK).mean(axis=(0, 1)) for photo in heldout.photo]
+    apart = [sum(np.linalg.norm(a - b) for b in mean) for a in mean]
+    assert found["protocol"]["reference"] == heldout.ids[np.argmin(apart)]
+    assert found["protocol"]["n"] == len(heldout.ids) - 1
+    assert (workdir / "evaluate" / "val-reference.json").exists()
 
 
 def test_photos_of_others_are_judged(workdir, tiny_stores):

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.ops.light import DARK, Light, measure_light, relight, relight_pieces
+from sims_jax.ops.light import (
+    DARK,
+    MAX_SHARPENED,
+    SPLINE,
+    Light,
+    measure_light,
+    relight,
+    relight_pieces,
+    sharpen,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,7 @@ def test_a_photo_in_its_own_light_stays(photos):
 def test_colours_stay_in_range_and_in_order():
     """Whatever the reference: a brighter grey stays the brighter one."""
     grey = jnp.repeat(jnp.linspace(0, 1, 64).reshape(8, 8, 1), 3, axis=-1)
-    extreme = Light(mean=jnp.full(3, -1.0), cov=8.0 * jnp.eye(3))
+    extreme = Light(mean=jnp.full(3, -1.0), cov=8.0 * jnp.eye(3), sharpness=jnp.float32(1.0))
     relit = relight(grey, measure_light(grey), extreme)
     assert relit.min() == 0 and relit.max() == 1
     assert (jnp.diff(relit.reshape(-1, 3), axis=0) >= 0).all()
@@ -79,7 +88,7 @@ def test_where_there_is_no_piece_nothing_is_relit_and_slopes_are_finite(photos):
     """Not even where the last piece has no light, for it was never measured."""
     measured = measure_light(photos)
     own = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])]), measured)
-    strong = Light(mean=jnp.full(3, -1.0), cov=8.0 * jnp.eye(3))
+    strong = Light(mean=jnp.full(3, -1.0), cov=8.0 * jnp.eye(3), sharpness=jnp.float32(1.0))
     piece = jnp.asarray(np.indices(photos.shape[1:3]).sum(axis=0) % 2 - 1)
     holey = jnp.where(piece[..., None] >= 0, photos[0], 0.0)
     relit = relight_pieces(holey, piece, own, strong)
@@ -87,3 +96,38 @@ def test_where_there_is_no_piece_nothing_is_relit_and_slopes_are_finite(photos):
     slopes = jax.grad(lambda *x: relight_pieces(x[0], piece, *x[1:]).sum(), argnums=(0, 1, 2))
     for slope in jax.tree.leaves(slopes(holey, own, strong)):
         assert np.isfinite(slope).all()
+
+
+def smooth(colors, step):
+    """The twin of `_smooth`, tap by tap, edges repeated."""
+    for axis in (0, 1):
+        index = np.arange(colors.shape[axis])
+        taps = [np.clip(index + (tap - 2) * step, 0, len(index) - 1) for tap in range(5)]
+        colors = sum(w * colors.take(at, axis=axis) for w, at in zip(SPLINE, taps, strict=True))
+    return colors
+
+
+def test_sharpness_is_the_finest_scale_over_the_next(photos):
+    for photo, found in zip(photos, measure_light(photos).sharpness, strict=True):
+        colors = np.log(np.asarray(photo, np.float64) + DARK)
+        finest, following = colors - smooth(colors, 1), smooth(colors, 1)
+        following = following - smooth(following, 2)
+        assert found == pytest.approx(np.abs(finest).mean() / np.abs(following).mean(), rel=0.01)
+
+
+def test_a_sharpened_photo_is_as_sharp_as_the_reference():
+    """Within the most that is done; what has no detail gets none; its own changes nothing."""
+    rng = np.random.default_rng(1)
+    noise = smooth(rng.normal(size=(48, 64, 3)), 1)
+    photo = jnp.asarray(0.4 + 0.1 * noise + 0.02 * rng.normal(size=noise.shape), jnp.float32)
+    own = measure_light(photo)
+    np.testing.assert_allclose(sharpen(photo, own), photo, atol=1e-6)
+    for wanted in (0.9, 1.15):
+        reference = own.replace(sharpness=wanted * own.sharpness)
+        found = measure_light(sharpen(photo, reference))
+        assert found.sharpness == pytest.approx(float(reference.sharpness), rel=0.01)
+    most, beyond = (own.replace(sharpness=x * own.sharpness) for x in (MAX_SHARPENED, 9.0))
+    np.testing.assert_allclose(sharpen(photo, beyond), sharpen(photo, most), atol=1e-6)
+    flat = jnp.full((8, 8, 3), 0.5)
+    np.testing.assert_allclose(sharpen(flat, beyond), flat, atol=1e-6)
+    assert np.isfinite(jax.grad(lambda photo: sharpen(photo, most)[2, 2, 0])(flat)).all()

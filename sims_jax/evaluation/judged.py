@@ -25,7 +25,7 @@ from sims_jax.images import decode_photo, read_bytes
 from sims_jax.labels import LAYOUT_SUFFIXES, VOID, read_layout
 from sims_jax.metrics import confusion_matrix, mean_iou
 from sims_jax.model import Model
-from sims_jax.ops.light import measure_light, relight
+from sims_jax.ops.light import measure_light, relight, sharpen
 from sims_jax.ops.nearest import fill_nearest
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import to_uint8
@@ -98,7 +98,7 @@ def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -
     if reference is None:
         return photos
     photos, light = as_float(photos), measure_light(as_float(reference))
-    return to_uint8(np.asarray(relight(photos, measure_light(photos), light)))
+    return to_uint8(np.asarray(sharpen(relight(photos, measure_light(photos), light), light)))
 
 
 def _make_coarse_photos(model: Model, heldout: Store) -> Made:
@@ -138,10 +138,19 @@ def _stack(results: list[Result], picture: Callable[[Result], np.ndarray]) -> np
     return np.stack([to_uint8(picture(result)) for result in results])
 
 
-def read_reference(path: pathlib.Path, heldout: Store) -> tuple[np.ndarray, Store]:
-    """The photo whose light all are brought into, and the held-out store without it."""
+def read_reference(path: pathlib.Path, heldout: Store) -> tuple[str, np.ndarray, Store]:
+    """The photo whose light all are brought into: its name; itself; the held-out without it."""
     photo = resize_photo(decode_photo(read_bytes(path), path), heldout.spec.image_size)
-    return photo, _without(photo_id_of(path.name), heldout)
+    return path.name, photo, _without(photo_id_of(path.name), heldout)
+
+
+def read_typical(heldout: Store) -> tuple[str, np.ndarray, Store]:
+    """`read_reference` of the held-out photo whose light is nearest to the others' on average."""
+    light = np.stack([measure_light(as_float(photo)).mean for photo in heldout.photo])
+    apart = np.linalg.norm(light[:, None] - light, axis=-1)
+    index = int(apart.mean(axis=1).argmin())
+    photo_id = heldout.ids[index]
+    return photo_id, heldout.photo[index], _without(photo_id, heldout)
 
 
 def _without(photo_id: str, heldout: Store) -> Store:

@@ -12,11 +12,17 @@ from sims_jax.atomic import write_json
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.config import load_config
 from sims_jax.errors import InputError
+from sims_jax.evaluation import TYPICAL, protocol
 from sims_jax.evaluation import judge as judging
-from sims_jax.evaluation import protocol
 from sims_jax.evaluation.fid import MEANING, NAME, InceptionFeatures, fid
 from sims_jax.evaluation.judge import Judge, train_judge
-from sims_jax.evaluation.judged import check_count, make_sets, read_judged, read_reference
+from sims_jax.evaluation.judged import (
+    check_count,
+    make_sets,
+    read_judged,
+    read_reference,
+    read_typical,
+)
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.labels import colorize
 from sims_jax.metrics import class_iou
@@ -51,9 +57,11 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     store, heldout = open_bank(workdir / "bank"), open_bank(workdir / "heldout")
     if arguments.layouts:
         heldout = read_judged(arguments.layouts, arguments.real, store, heldout)
-    reference = None
-    if arguments.reference:
-        reference, heldout = read_reference(arguments.reference, heldout)
+    origin, reference = None, None
+    if arguments.reference == TYPICAL:
+        origin, reference, heldout = read_typical(heldout)
+    elif arguments.reference:
+        origin, reference, heldout = read_reference(arguments.reference, heldout)
     check_count(len(heldout.ids), heldout.folder)
     made = make_sets(arguments, heldout, reference, folder)
     judge = train_judge(store, heldout, folder)
@@ -78,7 +86,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     judged = str(arguments.layouts) if arguments.layouts else arguments.split
     report = {
         "protocol": _describe(judge, store, heldout, judged)
-        | ({"reference": arguments.reference.name} if arguments.reference else {})
+        | ({"reference": origin} if origin else {})
         | ({"inception_sha256": inception.sha256} if inception else {}),
         "scores": {
             name: {key: dict(zip(("value", "low", "high"), x, strict=True)) for key, x in y.items()}
@@ -120,7 +128,9 @@ def _name(arguments: argparse.Namespace) -> str:
     if arguments.photos:
         return arguments.photos.resolve().name + known_by_place(arguments.photos)
     name = arguments.split + "-coarse" * arguments.coarse + "-baselines" * arguments.baselines
-    if arguments.reference:
+    if arguments.reference == TYPICAL:
+        name += "-reference"
+    elif arguments.reference:
         name += "-reference" + known_by_place(arguments.reference)
     return name
 

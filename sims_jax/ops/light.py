@@ -1,10 +1,13 @@
 """The light of a photo: what its colours are like as a whole, and photos in the light of another.
 
 A photo moves as a whole: what is dark within it stays so. What was cut from many photos agrees once
-they are all in the light of one, and whoever chooses it chooses the mood.
+they are all in the light of one, and whoever chooses it chooses the mood. A camera also leaves
+photos as sharp as it can and the light lets it, which is matched apart (`sharpen`).
 
 Source: the map of `sims_jax.ops.color`, here of logarithms, for light multiplies: colours moved by
-sums would end below black.
+sums would end below black. Sharpness: the detail that is matched between photos by Bae et al. 2006
+("Two-scale Tone Management for Photographic Look"), here of the finest scale beside the next, which
+hardly depends on what a photo shows.
 """
 
 import jax
@@ -14,17 +17,22 @@ from jaxtyping import Array, Float, Int
 
 from sims_jax.ops.color import color_map, move_colors
 
+SPLINE = (0.0625, 0.25, 0.375, 0.25, 0.0625)  # B3, which smooths
+MAX_SHARPENED = 1.5  # times, or the inverse: noise would be all that is seen beyond
+SHARPENING_STEPS, SHARPENING_POWER = 3, 1.6  # sharpness grows less than the gain of its scale
 DARK = 0.05  # added to colours before the logarithm: differences far below it hardly count
+LEAST_DETAIL = 1e-4  # in logarithms: far below a step of 8 bits
 # Products in full float32: see `sims_jax.ops.color`.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 @struct.dataclass
 class Light:
-    """Mean and covariance of the logarithms of a photo's colours."""
+    """Mean and covariance of the logarithms of a photo's colours, and how sharp it is."""
 
     mean: Float[Array, "*B 3"]
     cov: Float[Array, "*B 3 3"]
+    sharpness: Float[Array, "*B"]  # differences of the finest scale over those of the next
 
 
 def measure_light(photo: Float[Array, "*B H W 3"]) -> Light:
@@ -33,7 +41,8 @@ def measure_light(photo: Float[Array, "*B H W 3"]) -> Light:
     mean = colors.mean(axis=(-3, -2))
     centred = colors - mean[..., None, None, :]
     total = jnp.einsum("...hwi,...hwj->...ij", centred, centred, precision=_EXACT)
-    return Light(mean=mean, cov=total / (photo.shape[-3] * photo.shape[-2]))
+    cov = total / (photo.shape[-3] * photo.shape[-2])
+    return Light(mean=mean, cov=cov, sharpness=_measure_sharpness(colors))
 
 
 def relight(
@@ -60,6 +69,38 @@ def relight_pieces(
     colors = jnp.where(there, jnp.log(photo + DARK), mean)
     moved = move_colors(colors, mean, _linear_map(own, reference)[piece], reference.mean)
     return jnp.where(there, _to_photo(moved), photo)
+
+
+def sharpen(photo: Float[Array, "*B H W 3"], reference: Light) -> Float[Array, "*B H W 3"]:
+    """Photos in [0, 1], sharper or softer until they are as sharp as the reference."""
+    colors = jnp.log(photo + DARK)
+    finest, gain, sharpened = colors - _smooth(colors, 1), 1.0, colors
+    for _ in range(SHARPENING_STEPS):
+        gain = gain * (reference.sharpness / _measure_sharpness(sharpened)) ** SHARPENING_POWER
+        gain = jnp.clip(gain, 1.0 / MAX_SHARPENED, MAX_SHARPENED)
+        sharpened = colors + (gain[..., None, None, None] - 1.0) * finest
+    return _to_photo(sharpened)
+
+
+def _measure_sharpness(colors: Float[Array, "*B H W 3"]) -> Float[Array, "*B"]:
+    """1 where there is nothing to see."""
+    smooth = _smooth(colors, 1)
+    finest, next_finest = colors - smooth, smooth - _smooth(smooth, 2)
+    finest, next_finest = (jnp.abs(x).mean(axis=(-3, -2, -1)) for x in (finest, next_finest))
+    return (finest + LEAST_DETAIL) / (next_finest + LEAST_DETAIL)
+
+
+def _smooth(colors: Float[Array, "*B H W 3"], step: int) -> Float[Array, "*B H W 3"]:
+    """One scale of the à trous algorithm (Holschneider et al. 1989), its taps `step` apart."""
+    for axis in (-3, -2):
+        beyond = [(0, 0)] * colors.ndim
+        beyond[axis] = (2 * step, 2 * step)
+        padded, size = jnp.pad(colors, beyond, mode="edge"), colors.shape[axis]
+        colors = sum(
+            weight * jax.lax.slice_in_dim(padded, tap * step, tap * step + size, axis=axis)
+            for tap, weight in enumerate(SPLINE)
+        )
+    return colors
 
 
 def _linear_map(own: Light, reference: Light) -> Float[Array, "*B 3 3"]:
