@@ -61,6 +61,7 @@ WIDE_BANDS = {
 LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least": 1.0}
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
+UNTYPICAL = {"pipeline.typical_weight": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
 RAGGED = {"bank.smoothing_frac": 0.0}
 INCONSISTENT = {"synthesis.consistency_weight": 0.0}
@@ -80,6 +81,7 @@ PAPER = {
     "transfer": LITTLE_TRANSFER,
     "relight": ONE_LIGHT,
     "together": ONE_BY_ONE,
+    "typical": UNTYPICAL,
     "layers": ONE_LAYER,
     "consistency": INCONSISTENT,
     "texture": UNTEXTURED,
@@ -103,6 +105,7 @@ VARIANTS = {
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
     "no-relight": ONE_LIGHT,
     "one-by-one": ONE_BY_ONE,
+    "untypical": UNTYPICAL,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
     "no-texture": UNTEXTURED,

@@ -105,7 +105,7 @@ class Model:
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
           reference: a photo, uint8 [H, W, 3] of any size or the path of a file; segments are chosen
-            for its light, and all brought into it (`sims_jax.ops.light`).
+            for its light, and all brought into it, sharpness included (`sims_jax.ops.light`).
 
         Raises:
           InputError: the layout or the reference cannot be read; ids are no classes; the reference

@@ -71,16 +71,18 @@ class PipelineConfig:
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
         0: it is not asked, and the prior orders all.
       chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
+      typical_weight: how much it counts that segments look as their class mostly does, 0 to 16.
     """
 
     candidates: int
     light_weight: float
     max_pairs: int
     chunk: int
+    typical_weight: float = 0.0  # what workdirs of before have
 
     def __post_init__(self):
         check_numbers(self, candidates=1, max_pairs=0, chunk=1)
-        check_numbers(self, most=MOST_WEIGHT, light_weight=0)
+        check_numbers(self, most=MOST_WEIGHT, light_weight=0, typical_weight=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +131,11 @@ def choose(
       candidate: 0 uses every segment's best row, 1 its second, ...
       reference: the light that is wanted; None takes what suits the segments best.
     """
-    weight = params.networks.pipeline.light_weight
-    if weight:
+    config = params.networks.pipeline
+    weights = config.light_weight, config.typical_weight
+    if any(weights):
         grid, wanted = bank.rows.spec.grid, None if reference is None else reference.mean
-        matches = prefer_alike(matches, bank.light, grid, weight, wanted)
+        matches = prefer_alike(matches, bank.light, bank.typicality, grid, *weights, wanted)
     return choose_candidate(matches, candidate)
 
 

@@ -65,7 +65,7 @@ def synthesize_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference",
         type=pathlib.Path,
-        help="a photo whose light segments are chosen for, and brought into",
+        help="a photo whose light segments are chosen for and brought into; photos are as sharp",
     )
     parser.add_argument(
         "--photos",
