@@ -1,4 +1,4 @@
-"""Trains every network of SIMS; see `python train.py --helpshort` and README.md."""
+"""Trains every network of SIMS; its flags are below, the rest is in README.md."""
 
 from sims_jax.commands import train_command
 

@@ -27,8 +27,10 @@ def train_command() -> None:
 def _train_as_flags_say() -> None:
     from absl import flags
 
-    workdir = flags.DEFINE_string("workdir", None, "Folder for all that training leaves behind.")
-    processes = flags.DEFINE_integer("processes", 1, "That build the bank.", lower_bound=1)
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder for all that training leaves behind; required."
+    )
+    processes = flags.DEFINE_integer("processes", 1, "How many build the bank.", lower_bound=1)
     dry_run = flags.DEFINE_bool("dry_run", False, "Compiles every network and tells what it takes.")
     join_processes = define_processes()
     flags.mark_flag_as_required("workdir")
@@ -49,11 +51,15 @@ def define_processes() -> Callable:
 
     where = {
         "coordinator": flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0."),
-        "count": flags.DEFINE_integer("num_processes", None, "Of the job.", lower_bound=1),
-        "index": flags.DEFINE_integer("process_id", None, "Of this process.", lower_bound=0),
+        "count": flags.DEFINE_integer(
+            "num_processes", None, "How many the job has.", lower_bound=1
+        ),
+        "index": flags.DEFINE_integer(
+            "process_id", None, "Number of this process, from 0.", lower_bound=0
+        ),
     }
-    wait_s = flags.DEFINE_float("wait_s", 3600.0, "Until a process waited for is missing.")
-    lost_s = flags.DEFINE_float("lost_s", 100.0, "Until a process not heard of is lost.")
+    wait_s = flags.DEFINE_float("wait_s", 3600.0, "Until one that is waited for is missing.")
+    lost_s = flags.DEFINE_float("lost_s", 100.0, "Until one that is not heard of is lost.")
 
     def join_processes(config) -> None:
         from sims_jax import processes
@@ -77,7 +83,9 @@ def run_with_config(do: Callable) -> None:
     from absl import app, flags, logging
     from ml_collections import config_flags
 
-    config = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or NAME of a preset.")
+    config = config_flags.DEFINE_config_file(
+        "config", None, "configs/NAME.py or NAME of a preset; required."
+    )
     flags.mark_flag_as_required("config")
 
     def main(argv: list[str]) -> None:
@@ -86,6 +94,8 @@ def run_with_config(do: Callable) -> None:
         exit_with_one_line(lambda: do(config.value))
 
     def parse(argv: list[str]) -> list[str]:
+        if {"-h", "--help", "--helpshort"}.intersection(argv[1:]):
+            _tell_flags()
         _refuse_items(argv)
         try:
             return flags.FLAGS(_find_presets(argv))
@@ -115,6 +125,18 @@ def _dry_run(config) -> None:
     print(describe_devices(), flush=True)
     for cost in dry_run(config):
         print(cost, flush=True)
+
+
+def _tell_flags() -> None:
+    """What absl tells of the main module's flags alone, of which `train.py` has none."""
+    from absl import flags
+
+    print(sys.modules["__main__"].__doc__ or "")
+    for module in flags.FLAGS.flags_by_module_dict():
+        if not module.startswith("absl."):
+            print(flags.FLAGS.module_help(module))
+    print("  --config.KEY=VALUE: another value of a key of the config.")
+    sys.exit()
 
 
 def _refuse_arguments(argv: list[str]) -> None:

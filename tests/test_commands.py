@@ -68,6 +68,14 @@ def train(root, workdir, *more):
                f"--workdir={workdir}", *more)  # fmt: skip
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_tells_of_every_flag(flag):
+    command = [sys.executable, str(ROOT / "train.py"), flag]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in ("--config:", "--workdir:", "dry_run:", "--coordinator:", "--config.KEY=VALUE:"):
+        assert name in told
+
+
 def test_unknown_config_key(tmp_path):
     workdir = tmp_path / "run"
     result = train("x", workdir, "--config.synthesis.steps=3")
