@@ -10,7 +10,7 @@ import argparse
 import pathlib
 
 from sims_jax.commands import exit_with_one_line
-from sims_jax.evaluation import TYPICAL
+from sims_jax.evaluation import MEDOID
 from sims_jax.programs import keep_programs
 
 
@@ -35,9 +35,11 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--reference",
         type=pathlib.Path,
         nargs="?",
-        const=TYPICAL,
-        help="a photo whose light all are brought into, CRN's too; if it is held out, by its name, "
-        "it is not judged. Without a PHOTO: the held-out one whose light is nearest to the others'",
+        metavar="PHOTO",
+        const=MEDOID,
+        help="a photo whose light and sharpness all are brought to, the baselines' too; if it is "
+        "held out, by its name, it is not judged. Without a value: the held-out one whose light is "
+        "nearest to the others' on average",
     )
     add(
         "--coarse",

@@ -67,18 +67,19 @@ class PipelineConfig:
     Args:
       candidates: K, rows retrieved for each segment.
       light_weight: how much it counts that their photos have one light (`sims_jax.bank.choose`), 0
-        to 16. 0: each segment's best row is used, as in the paper.
+        to 16.
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
         0: it is not asked, and the prior orders all.
       chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
-      typical_weight: how much it counts that segments look as their class mostly does, 0 to 16.
+      typical_weight: how much it counts that they look as their class mostly does, 0 to 16. Both
+        weights 0: each segment's best row is used, as in the paper.
     """
 
     candidates: int
     light_weight: float
     max_pairs: int
     chunk: int
-    typical_weight: float = 0.0  # what workdirs of before have
+    typical_weight: float = 0.0  # of workdirs of before, which lack it
 
     def __post_init__(self):
         check_numbers(self, candidates=1, max_pairs=0, chunk=1)
@@ -124,7 +125,7 @@ def choose(
     candidate: Int[Array, ""] | int = 0,
     reference: Light | None = None,
 ) -> Matches:
-    """Chooses every segment's row, by its overlap and by the light that all are to have.
+    """Chooses every segment's row: by its overlap, its looks, and the light all are to have.
 
     Args:
       params: the networks.     bank, matches: what the rows were found in, and what was found.
@@ -211,7 +212,8 @@ def synthesize(
       exclude: photos of the bank that may not be used, for each layout.
       instances: instance ids (0 none), which cut the segments where given.
       adherence: "segment" or "layout" instead of the config's.
-      reference: the light that segments are chosen for, and brought into.
+      reference: the light that segments are chosen for and brought into, and how sharp the photo
+        is to be.
     """
     matches = match(
         bank.rows,

@@ -65,7 +65,7 @@ def synthesize_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference",
         type=pathlib.Path,
-        help="a photo whose light segments are chosen for and brought into; photos are as sharp",
+        help="a photo whose light segments are brought into; the photo becomes as sharp, too",
     )
     parser.add_argument(
         "--photos",
@@ -147,17 +147,14 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 
 
 def _layouts(path: pathlib.Path) -> list[pathlib.Path]:
+    from sims_jax.data.listing import list_images
     from sims_jax.labels import LAYOUT_SUFFIXES
 
     if not path.is_dir():
         return [path]
-    visible = (p for p in path.iterdir() if not p.name.startswith("."))
-    found = sorted(p for p in visible if p.suffix.lower() in LAYOUT_SUFFIXES)
+    found = list(list_images(path, suffixes=LAYOUT_SUFFIXES).values())
     if not found:
         raise InputError(f"{path}: found no PNG or .npy, expected layouts; check --layout")
-    for one, other in itertools.pairwise(found):
-        if one.stem == other.stem:
-            raise InputError(f"{other}: found also {one.name}, expected one file a name; move one")
     return found
 
 

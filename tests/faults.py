@@ -44,7 +44,12 @@ def plant_size(root):
 
 
 def plant_turned(root):
-    return save(layout_of(root), np.zeros(SIZE[::-1], np.uint8)), "as viewers show it (EXIF"
+    """A photo that lies on its side, as cameras store it; its layout, too."""
+    path = root / "photos" / "straße 1.png"
+    photo = Image.open(path)
+    photo.getexif()[0x0112] = 6  # orientation: to be turned by 90 degrees
+    photo.save(path, exif=photo.getexif())
+    return layout_of(root), "turn it: photos are read upright"
 
 
 def plant_loss(root):

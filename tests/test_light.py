@@ -131,3 +131,12 @@ def test_a_sharpened_photo_is_as_sharp_as_the_reference():
     flat = jnp.full((8, 8, 3), 0.5)
     np.testing.assert_allclose(sharpen(flat, beyond), flat, atol=1e-6)
     assert np.isfinite(jax.grad(lambda photo: sharpen(photo, most)[2, 2, 0])(flat)).all()
+
+
+def test_sharpening_eager_is_jit_and_a_batch_its_photos(photos):
+    reference = measure_light(photos[1])
+    eager = sharpen(photos, reference)
+    np.testing.assert_allclose(jax.jit(sharpen)(photos, reference), eager, atol=1e-6)
+    one_by_one = jax.vmap(sharpen, (0, None))(photos, reference)
+    np.testing.assert_allclose(one_by_one, eager, atol=1e-6)
+    assert np.abs(eager[0] - photos[0]).max() > 1e-3

@@ -2,8 +2,8 @@
 
 Segments that are chosen one by one come from a sunlit street, from dusk and from rain; a pavement
 in full shade is taken for a road. Of K rows that overlap about as well, those are better whose
-photos have one light, and those that look in it as their class mostly does. `prefer_alike` orders
-each segment's candidates by
+photos have one light, and those that look in their photo's light as their class mostly does.
+`prefer_alike` orders each segment's candidates by
 
     overlap - weight * |light - common|^2 + typical_weight * typicality
 
@@ -30,6 +30,7 @@ from sims_jax.types import Matches
 MOST_WEIGHT = 16  # what follows stays below 2^31
 LIGHT_STEPS = 64  # of a light, in one unit of its logarithm
 TYPICAL_STEPS = 255  # of a typicality, in 1
+CHANNELS = 3
 LEAST_SPREAD = 0.03  # of a class's colours, in logarithms: less is no difference
 _WEIGHT_STEPS = 1024
 _LIGHTS_AT_ONCE = 256
@@ -82,7 +83,7 @@ def prefer_alike(
     typical_weight: float,
     reference: Float[Array, "3"] | None = None,
 ) -> Matches:
-    """Orders each segment's candidates anew: first those that overlap well in one common light.
+    """Orders each segment's candidates anew: first those that overlap well, in one common light.
 
     Args:
       matches: as retrieved.
@@ -115,10 +116,10 @@ def photo_light(store: Store) -> Int[np.ndarray, "P 3"]:
 def row_typicality(store: Store) -> UInt8[np.ndarray, "P N"]:
     """How usual the colours of each row are for its class, in the light of its photo.
 
-    exp(-d^2 / 6), in steps, of the Mahalanobis distance d between the row's mean logarithm of
-    colours, less its photo's, and those of all rows of its class, a row weighing the root of its
-    area; so that rows of three colours that vary at random have about e^(-1/2). 0 where there is
-    no row.
+    exp(-d^2 / 6), in steps, where d is the Mahalanobis distance of a row's mean logarithm of
+    colours, less its photo's, from the mean over the rows of its class, each weighing the root of
+    its area. The mean of d^2 is 3, for three channels: about e^(-1/2) is usual. 0 where there is no
+    row.
     """
     apart = _row_light(store) - photo_light(store)[store.row_photo] / LIGHT_STEPS
     typical = np.zeros(store.row_of.shape, np.uint8)
@@ -127,16 +128,16 @@ def row_typicality(store: Store) -> UInt8[np.ndarray, "P N"]:
         weight = np.sqrt(store.row_area_px[rows])
         weight = weight[:, None] / weight.sum()
         own = apart[rows] - (weight * apart[rows]).sum(axis=0)
-        spread = (weight * own).T @ own + LEAST_SPREAD**2 * np.eye(3)
+        spread = (weight * own).T @ own + LEAST_SPREAD**2 * np.eye(CHANNELS)
         distance = (own @ np.linalg.inv(spread) * own).sum(axis=1)
-        steps = np.round(TYPICAL_STEPS * np.exp(-distance / 6))
+        steps = np.round(TYPICAL_STEPS * np.exp(-distance / (2 * CHANNELS)))
         typical[store.row_photo[rows], store.row_component[rows]] = steps
     return typical
 
 
 def _row_light(store: Store) -> Float[np.ndarray, "R 3"]:
     """Of each row the mean logarithm of its colours, as if they were log-normal."""
-    mean = store.row_color_mean + DARK
+    mean = store.row_color_mean.astype(np.float64) + DARK
     variance = np.diagonal(store.row_color_cov, axis1=-2, axis2=-1)
     logarithm = np.log(mean) - np.log1p(variance / mean**2) / 2
     return np.clip(logarithm, np.log(DARK), np.log(1 + DARK))  # no colours have another

@@ -223,7 +223,7 @@ def _split_by_hash(root: pathlib.Path, pairs: tuple[Pair, ...], val_frac: float)
         raise InputError(
             f"{root / 'photos'}: found "
             f"{counted(len(hashes), 'photo or video', 'photos or videos')}, which leaves none to "
-            f"train on with val_frac {val_frac}; add photos, or say in split.json which are which"
+            f"train on with val_frac {val_frac}; add photos, or name those of each in split.json"
         )
     return {
         "train": tuple(pair for pair in pairs if pair.video not in chosen),

@@ -56,7 +56,9 @@ def list_images(
         if path.name.startswith(".") or not path.stem.endswith(tail):
             continue
         if suffix in _OTHER_IMAGES:
-            message = f"{path}: found a {suffix} file, expected {', '.join(suffixes)}; convert it"
+            message = (
+                f"{path}: found a {suffix} file, expected {', '.join(suffixes)}; save it as PNG"
+            )
             refuse(InputError(message, [path]))
         if suffix not in suffixes:
             continue

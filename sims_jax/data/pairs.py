@@ -118,7 +118,7 @@ class Pair:
         if size and values.shape != size:
             advice = "resample it (nearest)"
             if values.shape == size[::-1]:
-                advice = "turn it, or save the photo as viewers show it (EXIF orientation)"
+                advice = "turn it: photos are read upright, as their EXIF orientation says"
             raise InputError(
                 f"{path}: found {values.shape[1]}x{values.shape[0]} pixels, expected "
                 f"{size[1]}x{size[0]}, the size of {self.photo}; {advice}"

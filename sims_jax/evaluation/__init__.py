@@ -2,4 +2,4 @@
 
 import pathlib
 
-TYPICAL = pathlib.Path()  # as a reference: the held-out photo in the light of most
+MEDOID = pathlib.Path()  # a reference: the held-out photo whose light is nearest to the others'

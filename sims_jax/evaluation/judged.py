@@ -25,7 +25,7 @@ from sims_jax.images import decode_photo, read_bytes
 from sims_jax.labels import LAYOUT_SUFFIXES, VOID, read_layout
 from sims_jax.metrics import confusion_matrix, mean_iou
 from sims_jax.model import Model
-from sims_jax.ops.light import measure_light, relight, sharpen
+from sims_jax.ops.light import Light, measure_light, relight, sharpen
 from sims_jax.ops.nearest import fill_nearest
 from sims_jax.ops.resize import resize_labels
 from sims_jax.ops.sheet import to_uint8
@@ -72,7 +72,8 @@ def make_sets(
         "light_spread": float(np.mean([_light_spread(model, result) for result in results])),
     }
     if arguments.baselines:
-        sets["canvas"] = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
+        canvas = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
+        sets["canvas"] = canvas if reference is None else _map_photos(sharpen, canvas, reference)
         crn = train_without_canvas(arguments.workdir, folder, model)
         sets["crn"] = _make_crn_photos(crn, heldout, reference)
     return Made(sets, {"photos": told}, np.stack([result.layout for result in results]))
@@ -97,8 +98,20 @@ def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -
     )
     if reference is None:
         return photos
-    photos, light = as_float(photos), measure_light(as_float(reference))
-    return to_uint8(np.asarray(sharpen(relight(photos, measure_light(photos), light), light)))
+
+    def bring(photo, light):
+        return sharpen(relight(photo, measure_light(photo), light), light)
+
+    return _map_photos(bring, photos, reference)
+
+
+def _map_photos(
+    bring: Callable[[Any, Light], Any], photos: np.ndarray, reference: np.ndarray
+) -> np.ndarray:
+    """Photos in bytes, each brought to the light of a reference."""
+    light = measure_light(as_float(reference))
+    one = jax.jit(lambda photo: bring(as_float(photo), light))
+    return np.stack([to_uint8(one(photo)) for photo in photos])
 
 
 def _make_coarse_photos(model: Model, heldout: Store) -> Made:
@@ -144,9 +157,10 @@ def read_reference(path: pathlib.Path, heldout: Store) -> tuple[str, np.ndarray,
     return path.name, photo, _without(photo_id_of(path.name), heldout)
 
 
-def read_typical(heldout: Store) -> tuple[str, np.ndarray, Store]:
+def find_medoid(heldout: Store) -> tuple[str, np.ndarray, Store]:
     """`read_reference` of the held-out photo whose light is nearest to the others' on average."""
-    light = np.stack([measure_light(as_float(photo)).mean for photo in heldout.photo])
+    measure = jax.jit(lambda photo: measure_light(as_float(photo)).mean)
+    light = np.stack([measure(photo) for photo in heldout.photo])
     apart = np.linalg.norm(light[:, None] - light, axis=-1)
     index = int(apart.mean(axis=1).argmin())
     photo_id = heldout.ids[index]

@@ -18,7 +18,7 @@ from sims_jax.evaluation.judge import Judge, Seen
 from sims_jax.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from sims_jax.training.tasks.heldout import spread
 
-VERSION = 3
+VERSION = 2
 LEAST_PHOTOS = 2  # to be compared
 DRAWS, LEVEL, SEED = 200, 0.95, 0  # of the bootstrap
 HALVES = 20  # random halves of the real photos, whose distances are told for comparison

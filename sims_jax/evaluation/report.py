@@ -12,16 +12,16 @@ from sims_jax.atomic import write_json
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.config import load_config
 from sims_jax.errors import InputError
-from sims_jax.evaluation import TYPICAL, protocol
+from sims_jax.evaluation import MEDOID, protocol
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation.fid import MEANING, NAME, InceptionFeatures, fid
 from sims_jax.evaluation.judge import Judge, train_judge
 from sims_jax.evaluation.judged import (
     check_count,
+    find_medoid,
     make_sets,
     read_judged,
     read_reference,
-    read_typical,
 )
 from sims_jax.evaluation.protocol import PhotoSet
 from sims_jax.labels import colorize
@@ -58,8 +58,8 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     if arguments.layouts:
         heldout = read_judged(arguments.layouts, arguments.real, store, heldout)
     origin, reference = None, None
-    if arguments.reference == TYPICAL:
-        origin, reference, heldout = read_typical(heldout)
+    if arguments.reference is MEDOID:
+        origin, reference, heldout = find_medoid(heldout)
     elif arguments.reference:
         origin, reference, heldout = read_reference(arguments.reference, heldout)
     check_count(len(heldout.ids), heldout.folder)
@@ -128,7 +128,7 @@ def _name(arguments: argparse.Namespace) -> str:
     if arguments.photos:
         return arguments.photos.resolve().name + known_by_place(arguments.photos)
     name = arguments.split + "-coarse" * arguments.coarse + "-baselines" * arguments.baselines
-    if arguments.reference == TYPICAL:
+    if arguments.reference is MEDOID:
         name += "-reference"
     elif arguments.reference:
         name += "-reference" + known_by_place(arguments.reference)

@@ -1,13 +1,15 @@
 """The light of a photo: what its colours are like as a whole, and photos in the light of another.
 
 A photo moves as a whole: what is dark within it stays so. What was cut from many photos agrees once
-they are all in the light of one, and whoever chooses it chooses the mood. A camera also leaves
-photos as sharp as it can and the light lets it, which is matched apart (`sharpen`).
+they are all in the light of one, and whoever chooses it chooses the mood. How sharp a photo is,
+which its camera and its light decide, too, is matched apart (`sharpen`).
 
 Source: the map of `sims_jax.ops.color`, here of logarithms, for light multiplies: colours moved by
-sums would end below black. Sharpness: the detail that is matched between photos by Bae et al. 2006
-("Two-scale Tone Management for Photographic Look"), here of the finest scale beside the next, which
-hardly depends on what a photo shows.
+sums would end below black. Sharpness: after Bae et al. 2006 ("Two-scale Tone Management for
+Photographic Look"), who match the detail of photos.
+
+Differs: the detail of the finest scale beside that of the next, which hardly depends on what a
+photo shows; one gain for the whole photo.
 """
 
 import jax
@@ -18,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from sims_jax.ops.color import color_map, move_colors
 
 SPLINE = (0.0625, 0.25, 0.375, 0.25, 0.0625)  # B3, which smooths
-MAX_SHARPENED = 1.5  # times, or the inverse: noise would be all that is seen beyond
+MAX_SHARPENED = 1.5  # times the finest scale: beyond, noise would be all that is seen
 SHARPENING_STEPS, SHARPENING_POWER = 3, 1.6  # sharpness grows less than the gain of its scale
 DARK = 0.05  # added to colours before the logarithm: differences far below it hardly count
 LEAST_DETAIL = 1e-4  # in logarithms: far below a step of 8 bits
@@ -72,7 +74,11 @@ def relight_pieces(
 
 
 def sharpen(photo: Float[Array, "*B H W 3"], reference: Light) -> Float[Array, "*B H W 3"]:
-    """Photos in [0, 1], sharper or softer until they are as sharp as the reference."""
+    """Photos in [0, 1], sharper or softer until they are as sharp as the reference.
+
+    colors + (gain - 1) * finest, the gain of the finest scale MAX_SHARPENED or its inverse at most:
+    a photo becomes some fifth sharper or softer.
+    """
     colors = jnp.log(photo + DARK)
     finest, gain, sharpened = colors - _smooth(colors, 1), 1.0, colors
     for _ in range(SHARPENING_STEPS):
