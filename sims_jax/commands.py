@@ -30,7 +30,9 @@ def _train_as_flags_say() -> None:
     workdir = flags.DEFINE_string(
         "workdir", None, "Folder for all that training leaves behind; required."
     )
-    processes = flags.DEFINE_integer("processes", 1, "How many build the bank.", lower_bound=1)
+    processes = flags.DEFINE_integer(
+        "processes", 1, "How many processes build the bank.", lower_bound=1
+    )
     dry_run = flags.DEFINE_bool("dry_run", False, "Compiles every network and tells what it takes.")
     join_processes = define_processes()
     flags.mark_flag_as_required("workdir")
@@ -50,16 +52,20 @@ def define_processes() -> Callable:
     from absl import flags
 
     where = {
-        "coordinator": flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0."),
+        "coordinator": flags.DEFINE_string(
+            "coordinator", None, "Of such a job: HOST:PORT of process 0."
+        ),
         "count": flags.DEFINE_integer(
-            "num_processes", None, "How many the job has.", lower_bound=1
+            "num_processes", None, "Of a job of several processes: how many.", lower_bound=1
         ),
         "index": flags.DEFINE_integer(
-            "process_id", None, "Number of this process, from 0.", lower_bound=0
+            "process_id", None, "Of such a job: this process, from 0.", lower_bound=0
         ),
     }
-    wait_s = flags.DEFINE_float("wait_s", 3600.0, "Until one that is waited for is missing.")
-    lost_s = flags.DEFINE_float("lost_s", 100.0, "Until one that is not heard of is lost.")
+    wait_s = flags.DEFINE_float("wait_s", 3600.0, "Of such a job: seconds to wait for others.")
+    lost_s = flags.DEFINE_float(
+        "lost_s", 100.0, "Of such a job: seconds of silence till one is lost."
+    )
 
     def join_processes(config) -> None:
         from sims_jax import processes

@@ -72,7 +72,7 @@ def plant_tiff(root):
     path = photo.with_suffix(".tif")
     Image.open(photo).save(path)
     photo.unlink()
-    return path, "found a .tif file, expected .png, .jpg, .jpeg"
+    return path, "found a .tif file, expected a PNG"
 
 
 def plant_jpeg_without_its_end(root):

@@ -16,11 +16,12 @@ from PIL import Image
 from sims_jax import data
 from sims_jax.data.coarse import draw_coarse
 from sims_jax.data.folder import FolderConfig, label_space_from_json, list_folder
+from sims_jax.data.listing import list_images
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import open_dataset
 from sims_jax.errors import InputError
 from sims_jax.images import decode_photo
-from sims_jax.labels import CAMVID, SCENES, VOID, read_layout
+from sims_jax.labels import CAMVID, LAYOUT_SUFFIXES, SCENES, VOID, read_layout
 
 SIZE = (6, 8)
 CLASSES = [
@@ -172,6 +173,13 @@ def test_hidden_and_foreign_files_are_no_photos(camvid_copy):
     (camvid_copy / "train" / "._0001TP_000030.png").write_bytes(b"resource fork")
     (camvid_copy / "train" / "Thumbs.db").write_bytes(b"thumbnails")
     assert len(open_camvid(camvid_copy).splits["train"]) == 4
+
+
+def test_a_jpeg_where_layouts_alone_are_is_named(camvid_copy):
+    folder = camvid_copy / "trainannot"
+    Image.new("L", SIZE[::-1]).save(folder / "0016E5_00421.jpg")
+    with pytest.raises(InputError, match=r"00421\.jpg: found a \.jpg file, expected a PNG"):
+        list_images(folder, suffixes=LAYOUT_SUFFIXES)
 
 
 def spoil_size(root):

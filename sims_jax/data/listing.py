@@ -55,12 +55,10 @@ def list_images(
         suffix = path.suffix.lower()
         if path.name.startswith(".") or not path.stem.endswith(tail):
             continue
-        if suffix in _OTHER_IMAGES:
-            message = (
-                f"{path}: found a {suffix} file, expected {', '.join(suffixes)}; save it as PNG"
-            )
-            refuse(InputError(message, [path]))
         if suffix not in suffixes:
+            if suffix in (*_SUFFIXES, *_OTHER_IMAGES):
+                message = f"{path}: found a {suffix} file, expected a PNG; save it as one"
+                refuse(InputError(message, [path]))
             continue
         name = path.stem.removesuffix(tail)
         if any(map(_is_surrogate, name)):

@@ -111,7 +111,7 @@ def _map_photos(
     """Photos in bytes, each brought to the light of a reference."""
     light = measure_light(as_float(reference))
     one = jax.jit(lambda photo: bring(as_float(photo), light))
-    return np.stack([to_uint8(one(photo)) for photo in photos])
+    return np.stack([to_uint8(np.asarray(one(photo))) for photo in photos])
 
 
 def _make_coarse_photos(model: Model, heldout: Store) -> Made:
@@ -179,10 +179,11 @@ def _without(photo_id: str, heldout: Store) -> Store:
     )
 
 
-def check_count(found: int, where: pathlib.Path) -> None:
+def check_count(found: int, where: pathlib.Path, besides: str = "") -> None:
+    """`besides`: what is there, too, and is not judged."""
     if found < protocol.LEAST_PHOTOS:
         raise InputError(
-            f"{where}: found {counted(found, 'layout')} to judge, expected "
+            f"{where}: found {counted(found, 'layout')} to judge{besides}, expected "
             f"{protocol.LEAST_PHOTOS} or more; hold more photos out"
         )
 

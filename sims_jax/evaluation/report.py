@@ -62,7 +62,9 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         origin, reference, heldout = find_medoid(heldout)
     elif arguments.reference:
         origin, reference, heldout = read_reference(arguments.reference, heldout)
-    check_count(len(heldout.ids), heldout.folder)
+    check_count(
+        len(heldout.ids), heldout.folder, f" beside the reference {origin}" if origin else ""
+    )
     made = make_sets(arguments, heldout, reference, folder)
     judge = train_judge(store, heldout, folder)
 
