@@ -348,7 +348,8 @@ def test_damaged_or_unfinished_networks_are_never_loaded(finished, tmp_path):
     folder = tmp_path / "synthesis"
     shutil.copytree(finished[0] / "synthesis", folder)
     assert restore_elsewhere(folder) == ""
-    files = [path for path in (folder / "4" / "ema").rglob("*") if path.is_file()]
+    # Of what is read: orbax leaves the index of one process behind, which may be larger.
+    files = (folder / "4" / "ema" / "d").iterdir()
     largest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
     for position in range(0, len(data), 997):  # some bytes of the file are never read
