@@ -61,7 +61,6 @@ WIDE_BANDS = {
 LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least": 1.0}
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
-UNTYPICAL = {"pipeline.typical_weight": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
 RAGGED = {"bank.smoothing_frac": 0.0}
 INCONSISTENT = {"synthesis.consistency_weight": 0.0}
@@ -81,7 +80,6 @@ PAPER = {
     "transfer": LITTLE_TRANSFER,
     "relight": ONE_LIGHT,
     "together": ONE_BY_ONE,
-    "typical": UNTYPICAL,
     "layers": ONE_LAYER,
     "consistency": INCONSISTENT,
     "texture": UNTEXTURED,
@@ -105,13 +103,13 @@ VARIANTS = {
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
     "no-relight": ONE_LIGHT,
     "one-by-one": ONE_BY_ONE,
-    "untypical": UNTYPICAL,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
     "no-texture": UNTEXTURED,
     "no-smoothing": RAGGED,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with a part of another strength, or another part.
+    "typical": {"pipeline.typical_weight": 0.2},
     "all-transfer": {"simulation.transfer_share": 1.0, "simulation.transfer_least": 1.0},
     "silhouettes": OWN_SILHOUETTES,
     "silhouettes-no-ordering": OWN_SILHOUETTES | PRIOR_ORDER,

@@ -77,7 +77,7 @@ def small() -> ConfigDict:
                 relight_share=0.5,
             ),
             pipeline=dict(
-                candidates=16, light_weight=0.25, typical_weight=0.2, max_pairs=96, chunk=16
+                candidates=16, light_weight=0.25, typical_weight=0.0, max_pairs=96, chunk=16
             ),
             features=dict(weights="", width_multiplier=0.25, train=train(700, 8, 1e-3)),
             transformer=dict(

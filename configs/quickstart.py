@@ -69,7 +69,7 @@ def get_config(folder: str = "") -> ConfigDict:
                 relight_share=0.0,
             ),
             pipeline=dict(
-                candidates=8, light_weight=0.25, typical_weight=0.2, max_pairs=64, chunk=16
+                candidates=8, light_weight=0.25, typical_weight=0.0, max_pairs=64, chunk=16
             ),
             features=dict(weights="", width_multiplier=0.25, train=train(200, 8, 1e-3)),
             transformer=dict(
