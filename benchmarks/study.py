@@ -109,7 +109,6 @@ VARIANTS = {
     "no-smoothing": RAGGED,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with a part of another strength, or another part.
-    "typical": {"pipeline.typical_weight": 0.2},
     "all-transfer": {"simulation.transfer_share": 1.0, "simulation.transfer_least": 1.0},
     "silhouettes": OWN_SILHOUETTES,
     "silhouettes-no-ordering": OWN_SILHOUETTES | PRIOR_ORDER,

@@ -53,18 +53,20 @@ def define_processes() -> Callable:
 
     where = {
         "coordinator": flags.DEFINE_string(
-            "coordinator", None, "Of such a job: HOST:PORT of process 0."
+            "coordinator", None, "Of several processes: HOST:PORT of number 0."
         ),
         "count": flags.DEFINE_integer(
-            "num_processes", None, "Of a job of several processes: how many.", lower_bound=1
+            "num_processes", None, "Of several processes: how many are one job.", lower_bound=1
         ),
         "index": flags.DEFINE_integer(
-            "process_id", None, "Of such a job: this process, from 0.", lower_bound=0
+            "process_id", None, "Of several processes: this one, from 0.", lower_bound=0
         ),
     }
-    wait_s = flags.DEFINE_float("wait_s", 3600.0, "Of such a job: seconds to wait for others.")
+    wait_s = flags.DEFINE_float(
+        "wait_s", 3600.0, "Of several processes: seconds to wait for others."
+    )
     lost_s = flags.DEFINE_float(
-        "lost_s", 100.0, "Of such a job: seconds of silence till one is lost."
+        "lost_s", 100.0, "Of several processes: seconds of silence till one is lost."
     )
 
     def join_processes(config) -> None:

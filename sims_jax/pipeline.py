@@ -67,23 +67,20 @@ class PipelineConfig:
     Args:
       candidates: K, rows retrieved for each segment.
       light_weight: how much it counts that their photos have one light (`sims_jax.bank.choose`), 0
-        to 16.
+        to 16. 0: each segment's best row is used, as in the paper.
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
         0: it is not asked, and the prior orders all.
       chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
-      typical_weight: how much it counts that they look as their class mostly does, 0 to 16. Both
-        weights 0: each segment's best row is used, as in the paper.
     """
 
     candidates: int
     light_weight: float
     max_pairs: int
     chunk: int
-    typical_weight: float = 0.0  # of workdirs of before, which lack it
 
     def __post_init__(self):
         check_numbers(self, candidates=1, max_pairs=0, chunk=1)
-        check_numbers(self, most=MOST_WEIGHT, light_weight=0, typical_weight=0)
+        check_numbers(self, most=MOST_WEIGHT, light_weight=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,18 +122,17 @@ def choose(
     candidate: Int[Array, ""] | int = 0,
     reference: Light | None = None,
 ) -> Matches:
-    """Chooses every segment's row: by its overlap, its looks, and the light all are to have.
+    """Chooses every segment's row, by its overlap and by the light that all are to have.
 
     Args:
       params: the networks.     bank, matches: what the rows were found in, and what was found.
       candidate: 0 uses every segment's best row, 1 its second, ...
       reference: the light that is wanted; None takes what suits the segments best.
     """
-    config = params.networks.pipeline
-    weights = config.light_weight, config.typical_weight
-    if any(weights):
+    weight = params.networks.pipeline.light_weight
+    if weight:
         grid, wanted = bank.rows.spec.grid, None if reference is None else reference.mean
-        matches = prefer_alike(matches, bank.light, bank.typicality, grid, *weights, wanted)
+        matches = prefer_alike(matches, bank.light, grid, weight, wanted)
     return choose_candidate(matches, candidate)
 
 

@@ -106,7 +106,6 @@ class Bank:
     rows: Rows
     photos: Photos
     light: Int[Array, "P 3"]  # of photo row // N, on every device
-    typicality: UInt8[Array, "P N"]  # of each row, on every device
 
 
 @struct.dataclass

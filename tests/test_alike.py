@@ -91,8 +91,8 @@ def compose_without_transformer(bank, layouts, networks):
     def compose(layout, key):
         layers, candidates = networks.canvas.layers, networks.pipeline.candidates
         matches = pipeline.match(bank.rows, layout[None], candidates=candidates)
-        weights = networks.pipeline.light_weight, networks.pipeline.typical_weight
-        matches = prefer_alike(matches, bank.light, bank.typicality, bank.rows.spec.grid, *weights)
+        weight = networks.pipeline.light_weight
+        matches = prefer_alike(matches, bank.light, bank.rows.spec.grid, weight)
         pixels = pipeline.gather(bank, matches, layers)
         segments = jax.tree.map(lambda x: x[0], matches.segments)
         here = jax.tree.map(lambda x: x[0], pixels)

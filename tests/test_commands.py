@@ -103,7 +103,6 @@ def test_an_item_of_a_config_value(tmp_path):
         ("canvas.layers", 3, "canvas.layers: found 3, expected no more than config.bank.donors, 2"),
         ("pipeline.candidates", 1, "found 2, expected no more than config.pipeline.candidates, 1"),
         ("pipeline.light_weight", 17.0, "pipeline.light_weight: found 17.0, expected 0 to 16"),
-        ("pipeline.typical_weight", -0.1, "pipeline.typical_weight: found -0.1, expected 0 to 16"),
     ],
 )
 def test_a_config_value_that_cannot_be(key, value, expected, tiny_config):

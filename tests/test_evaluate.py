@@ -245,7 +245,7 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
         run(workdir, "--reference=nobody")
 
 
-def test_the_typical_photo_is_the_reference_where_none_is_named(
+def test_the_medoid_is_the_reference_where_none_is_named(
     workdir, tiny_model, tiny_stores, monkeypatch
 ):
     heldout = tiny_stores[1]

@@ -252,21 +252,6 @@ def test_a_reference_changes_the_light_of_what_is_chosen_alone(found):
     assert np.abs(own.rgb - lit.rgb)[np.asarray(own.mask) > 0].mean() > 0.01
 
 
-def test_typical_rows_come_first_where_looks_count(found, tiny_model):
-    params, _, matches, _ = jax.device_get(found)
-    networks, bank = params.networks, tiny_model.bank
-
-    def chosen(typical_weight):
-        config = dataclasses.replace(
-            networks.pipeline, light_weight=0.0, typical_weight=typical_weight
-        )
-        some = params.replace(networks=dataclasses.replace(networks, pipeline=config))
-        first = np.asarray(pipeline.choose(some, bank, matches).row)[..., 0]
-        return np.asarray(bank.typicality).reshape(-1)[first[first >= 0]].mean()
-
-    assert chosen(2.0) > chosen(0.3) > chosen(0.0)
-
-
 def test_a_row_of_ones_own_choice(found, tiny_model):
     _, _, matches, _ = jax.device_get(found)
     row = matches.row.copy()

@@ -1,16 +1,15 @@
 """Which of a segment's candidates is used: edits of `Matches`.
 
-Segments that are chosen one by one come from a sunlit street, from dusk and from rain; a pavement
-in full shade is taken for a road. Of K rows that overlap about as well, those are better whose
-photos have one light, and those that look in their photo's light as their class mostly does.
-`prefer_alike` orders each segment's candidates by
+Segments that are chosen one by one come from a sunlit street, from dusk and from rain. Of K rows
+that overlap about as well, those are better whose photos have one light. `prefer_alike` orders each
+segment's candidates by
 
-    overlap - weight * |light - common|^2 + typical_weight * typicality
+    overlap - weight * |light - common|^2
 
-with the score's two overlaps, 0 to 2, `light` the mean logarithm of the colours of a row's photo
-(`sims_jax.ops.light`), and `typicality` as `row_typicality` has it, 0 to 1. `common` is the light
-of a reference, or else, among those of all candidates, the one with which all segments together,
-by their areas, do best. All in integers, so that every program and device chooses alike.
+with the score's two overlaps, 0 to 2, and `light` the mean logarithm of the colours of a row's
+photo (`sims_jax.ops.light`). `common` is the light of a reference, or else, among those of all
+candidates, the one with which all segments together, by their areas, do best. All in integers, so
+that every program and device chooses alike.
 
 Not in SIMS, which retrieves every segment by itself.
 """
@@ -20,7 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from sims_jax.bank.score import score_unit
 from sims_jax.bank.store import Store
@@ -29,9 +28,6 @@ from sims_jax.types import Matches
 
 MOST_WEIGHT = 16  # what follows stays below 2^31
 LIGHT_STEPS = 64  # of a light, in one unit of its logarithm
-TYPICAL_STEPS = 255  # of a typicality, in 1
-CHANNELS = 3
-LEAST_SPREAD = 0.03  # of a class's colours, in logarithms: less is no difference
 _WEIGHT_STEPS = 1024
 _LIGHTS_AT_ONCE = 256
 _AREA_STEPS = 1024  # of all segments together
@@ -73,31 +69,26 @@ def layer_places(chosen: IntArray, layers: int) -> list[IntArray]:
     return [chosen, *(i - (chosen >= i).astype(chosen.dtype) for i in range(1, layers))]
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "weight", "typical_weight"))
+@functools.partial(jax.jit, static_argnames=("grid", "weight"))
 def prefer_alike(
     matches: Matches,
     light: Int[Array, "P 3"],
-    typicality: UInt8[Array, "P N"],
     grid: tuple[int, int],
     weight: float,
-    typical_weight: float,
     reference: Float[Array, "3"] | None = None,
 ) -> Matches:
-    """Orders each segment's candidates anew: first those that overlap well, in one common light.
+    """Orders each segment's candidates anew: first those that overlap well in one common light.
 
     Args:
       matches: as retrieved.
       light: of the bank's photos, from `photo_light`.
-      typicality: of its rows, from `row_typicality`.
       grid: the retrieval grid, (h, w).
       weight: what a difference of 1 in the logarithm of one colour counts, beside an overlap of 1;
         to MOST_WEIGHT, in steps of 1/1024.
-      typical_weight: what a typicality of 1 counts, likewise.
       reference: mean logarithm of the colours of the light that is wanted (`Light.mean`).
     """
     wanted = None if reference is None else to_steps(reference)
-    weights = (round(each * _WEIGHT_STEPS) for each in (weight, typical_weight))
-    order = functools.partial(_order_alike, light, typicality.reshape(-1), grid, *weights, wanted)
+    order = functools.partial(_order_alike, light, grid, round(weight * _WEIGHT_STEPS), wanted)
     place = jax.vmap(order)(matches.row, matches.score, matches.segments.area_px)
     return matches.replace(
         row=jnp.take_along_axis(matches.row, place, axis=-1),
@@ -106,41 +97,18 @@ def prefer_alike(
 
 
 def photo_light(store: Store) -> Int[np.ndarray, "P 3"]:
-    """The light of each of a bank's photos, in steps, by the colours of its rows."""
-    total = np.zeros((len(store.ids), 3))
-    np.add.at(total, store.row_photo, _row_light(store) * store.row_area_px[:, None])
-    area = np.bincount(store.row_photo, store.row_area_px, minlength=len(store.ids))
-    return to_steps(total / np.maximum(area, 1)[:, None])  # a photo without rows is no candidate
+    """The light of each of a bank's photos, in steps, by the colours of its rows.
 
-
-def row_typicality(store: Store) -> UInt8[np.ndarray, "P N"]:
-    """How usual the colours of each row are for its class, in the light of its photo.
-
-    exp(-d^2 / 6), in steps, where d is the Mahalanobis distance of a row's mean logarithm of
-    colours, less its photo's, from the mean over the rows of its class, each weighing the root of
-    its area. The mean of d^2 is 3, for three channels: about e^(-1/2) is usual. 0 where there is no
-    row.
+    The mean logarithm follows from a row's mean and variance as if its colours were log-normal.
     """
-    apart = _row_light(store) - photo_light(store)[store.row_photo] / LIGHT_STEPS
-    typical = np.zeros(store.row_of.shape, np.uint8)
-    for class_id in np.unique(store.row_class):
-        rows = np.flatnonzero(store.row_class == class_id)
-        weight = np.sqrt(store.row_area_px[rows])
-        weight = weight[:, None] / weight.sum()
-        own = apart[rows] - (weight * apart[rows]).sum(axis=0)
-        spread = (weight * own).T @ own + LEAST_SPREAD**2 * np.eye(CHANNELS)
-        distance = (own @ np.linalg.inv(spread) * own).sum(axis=1)
-        steps = np.round(TYPICAL_STEPS * np.exp(-distance / (2 * CHANNELS)))
-        typical[store.row_photo[rows], store.row_component[rows]] = steps
-    return typical
-
-
-def _row_light(store: Store) -> Float[np.ndarray, "R 3"]:
-    """Of each row the mean logarithm of its colours, as if they were log-normal."""
-    mean = store.row_color_mean.astype(np.float64) + DARK
+    mean = store.row_color_mean + DARK
     variance = np.diagonal(store.row_color_cov, axis1=-2, axis2=-1)
     logarithm = np.log(mean) - np.log1p(variance / mean**2) / 2
-    return np.clip(logarithm, np.log(DARK), np.log(1 + DARK))  # no colours have another
+    logarithm = np.clip(logarithm, np.log(DARK), np.log(1 + DARK))  # no colours have another
+    total = np.zeros((len(store.ids), 3))
+    np.add.at(total, store.row_photo, logarithm * store.row_area_px[:, None])
+    area = np.bincount(store.row_photo, store.row_area_px, minlength=len(store.ids))
+    return to_steps(total / np.maximum(area, 1)[:, None])  # a photo without rows is no candidate
 
 
 def to_steps(light: FloatArray) -> IntArray:
@@ -150,10 +118,8 @@ def to_steps(light: FloatArray) -> IntArray:
 
 def _order_alike(
     light: Int[Array, "P 3"],
-    typicality: UInt8[Array, "rows"],
     grid: tuple[int, int],
     weight: int,
-    typical_weight: int,
     wanted: Int[Array, "3"] | None,
     row: Int[Array, "N K"],
     score: UInt32[Array, "N K"],
@@ -163,13 +129,11 @@ def _order_alike(
     there = row >= 0
     # In steps as fine as those of a light's square. Powers of two: only the conversion rounds.
     overlap = (score.astype(jnp.float32) * (LIGHT_STEPS**2 / score_unit(grid))).astype(jnp.int32)
-    typical = typicality[jnp.where(there, row, 0)].astype(jnp.int32)
-    liked = overlap + typical_weight * typical * (LIGHT_STEPS**2 // _WEIGHT_STEPS) // TYPICAL_STEPS
     own = light[jnp.where(there, row // row.shape[0], 0)]
 
     def value(common: Int[Array, "3"]) -> Int[Array, "N K"]:
         apart = jnp.square(own - common).sum(axis=-1)
-        return jnp.where(there, liked - weight * apart // _WEIGHT_STEPS, _NOTHING)
+        return jnp.where(there, overlap - weight * apart // _WEIGHT_STEPS, _NOTHING)
 
     if wanted is None:
         area_px = jnp.where(there.any(axis=-1), area_px, 0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from sims_jax.bank.choose import photo_light, row_typicality
+from sims_jax.bank.choose import photo_light
 from sims_jax.bank.grid import AREA, BOX, CONTEXT, LABELLED, describe_segments
 from sims_jax.bank.store import Images, Store
 from sims_jax.errors import InputError
@@ -101,9 +101,8 @@ def to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Bank
         return {"photo": photo, "component": component}
 
     rows, photos = _put_shares(shares, store.spec, devices), put(prepare_photos, devices)
-    looks = photo_light(store), row_typicality(store)
-    light, typicality = put_everywhere(looks, rows.mesh or devices[0])
-    return Bank(rows=rows, photos=Photos(**photos), light=light, typicality=typicality)
+    light = put_everywhere(photo_light(store), rows.mesh or devices[0])
+    return Bank(rows=rows, photos=Photos(**photos), light=light)
 
 
 def rows_to_device(store: Store, devices: Sequence[jax.Device] | None = None) -> Rows:
@@ -130,9 +129,7 @@ def empty_bank(spec: BankSpec) -> Bank:
     rows = Rows(**fields, spec=spec, class_tiles=sizes.class_tiles, mesh=None, on_cpu=on_cpu)
     photo = jnp.zeros((*size, 3), jnp.uint8)
     photos = Photos(photo=photo, component=jnp.asarray(component))
-    typicality = jnp.zeros((1, spec.max_segments), jnp.uint8)
-    light = jnp.zeros((1, 3), jnp.int32)
-    return Bank(rows=rows, photos=photos, light=light, typicality=typicality)
+    return Bank(rows=rows, photos=photos, light=jnp.zeros((1, 3), jnp.int32))
 
 
 def _put_shares(shares: list[Share], spec: BankSpec, devices: list[jax.Device]) -> Rows:

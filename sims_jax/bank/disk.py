@@ -9,10 +9,10 @@ import functools
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from sims_jax.bank.blocks import RowBlocks, match_streamed
-from sims_jax.bank.choose import photo_light, row_typicality
+from sims_jax.bank.choose import photo_light
 from sims_jax.bank.match import match
 from sims_jax.bank.store import Store
 from sims_jax.types import Matches, Photos, Rows
@@ -31,11 +31,6 @@ class DiskBank:
     def light(self) -> Int[np.ndarray, "P 3"]:
         """As `Bank.light`."""
         return photo_light(self.store)
-
-    @functools.cached_property
-    def typicality(self) -> UInt8[np.ndarray, "P N"]:
-        """As `Bank.typicality`."""
-        return row_typicality(self.store)
 
     def match(self, layouts: np.ndarray, **options) -> Matches:
         """As `sims_jax.bank.match.match`, on the host's side of it."""

@@ -76,8 +76,8 @@ def relight_pieces(
 def sharpen(photo: Float[Array, "*B H W 3"], reference: Light) -> Float[Array, "*B H W 3"]:
     """Photos in [0, 1], sharper or softer until they are as sharp as the reference.
 
-    colors + (gain - 1) * finest, the gain of the finest scale MAX_SHARPENED or its inverse at most:
-    a photo becomes some fifth sharper or softer.
+    colors + (gain - 1) * finest, the gain of the finest scale MAX_SHARPENED or its inverse at most,
+    so that a reference far from the photo is not reached.
     """
     colors = jnp.log(photo + DARK)
     finest, gain, sharpened = colors - _smooth(colors, 1), 1.0, colors

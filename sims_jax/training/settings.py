@@ -10,7 +10,6 @@ from sims_jax.config import OF_NOW, check_numbers, check_size, make, unknown_key
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.nets.vgg import MIN_SIZE_PX, VGGConfig
-from sims_jax.pipeline import PipelineConfig
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.synthesis import LossConfig
 from sims_jax.training.tasks.transformer import DisturbanceConfig
@@ -24,7 +23,6 @@ LOSS_KEYS = tuple(field.name for field in dataclasses.fields(LossConfig))
 # The keys of a config, and of the parts that are no dataclass themselves.
 KEYS = {
     "config": ("seed", *OF_NOW, "data", "canvas", "simulation", "pipeline", *STAGES),
-    "config.pipeline": tuple(field.name for field in dataclasses.fields(PipelineConfig)),
     "config.features": ("weights", "width_multiplier", "train"),
     "config.transformer": ("net", "disturbance", "train"),
     "config.ordering": ("net", "train"),
