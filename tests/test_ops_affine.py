@@ -17,6 +17,7 @@ from sims_jax.ops.affine import (
     look_up,
     sample_affine,
     sample_pieces,
+    sample_pieces_cubic,
     union_box,
 )
 from sims_jax.ops.resize import resize_labels
@@ -233,6 +234,61 @@ def test_pieces_are_samples_of_their_own_images():
     assert not np.asarray(at_once(affines))[piece == -1].any()
     slopes = [jax.grad(lambda a, f=f: (f(a) ** 2).sum())(affines) for f in (at_once, chosen)]
     np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-3 * float(abs(slopes[0]).max()))
+
+
+def keys(distance):
+    """The cubic kernel of Keys 1981, eq. 4, with a = -1/2."""
+    s = np.abs(distance)
+    near, far = 1.5 * s**3 - 2.5 * s**2 + 1, -0.5 * s**3 + 2.5 * s**2 - 4 * s + 2
+    return np.where(s <= 1, near, np.where(s < 2, far, 0.0))
+
+
+def test_cubic_samples_equal_a_slow_twin():
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (3, 18, 23, 2), dtype=np.uint8)
+    piece = rng.integers(-1, 3, (18, 23))
+    y, x = rng.uniform(-4, 22, (18, 23)), rng.uniform(-4, 27, (18, 23))
+    expected = np.zeros((18, 23, 2))
+    for place in zip(*np.nonzero(piece >= 0), strict=True):
+        rows, columns = np.arange(-2, 22), np.arange(-2, 27)
+        image = images[piece[place]][np.clip(rows, 0, 17)][:, np.clip(columns, 0, 22)]
+        at_y, at_x = np.clip(y[place], 0, 17), np.clip(x[place], 0, 22)
+        expected[place] = np.einsum("y,x,yxc->c", keys(rows - at_y), keys(columns - at_x), image)
+    y, x = np.float32(y), np.float32(x)
+    on_host = sample_pieces_cubic(images, piece, y, x)
+    assert isinstance(on_host, np.ndarray)
+    np.testing.assert_allclose(on_host, expected, atol=1e-2)
+    arrays = [jnp.asarray(array) for array in (images, piece, y, x)]
+    for sample in (sample_pieces_cubic, jax.jit(sample_pieces_cubic)):
+        np.testing.assert_allclose(sample(*arrays), expected, atol=1e-2)
+
+
+def test_cubic_samples_are_exact_where_nothing_moves_and_on_ramps():
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (1, 18, 23, 3), dtype=np.uint8)
+    y, x = np.mgrid[:18, :23].astype(np.float32)
+    nothing = np.zeros((18, 23), int)
+    np.testing.assert_array_equal(sample_pieces_cubic(image, nothing, y, x), image[0])
+    ramp = (3 * y + 5 * x)[None, ..., None]
+    inner = np.s_[2:-2, 2:-2]
+    moved = sample_pieces_cubic(ramp, nothing, y + np.float32(0.3), x - np.float32(0.6))
+    np.testing.assert_allclose(moved[inner], ramp[0][inner] + 3 * 0.3 - 5 * 0.6, rtol=1e-4)
+
+    def total(shift):
+        some = (jnp.asarray(array) for array in (ramp, nothing, y, x + shift))
+        return sample_pieces_cubic(*some)[inner].mean()
+
+    for shift in (0.0, 0.4):
+        assert jax.grad(total)(shift) == pytest.approx(5.0, rel=1e-4)
+
+
+def test_cubic_samples_of_moved_photos_are_sharper_than_bilinear_ones():
+    rng = np.random.default_rng(4)
+    image, nothing = jnp.asarray(rng.random((1, 40, 40, 1), np.float32)), jnp.zeros((40, 40), int)
+    y, x = (jnp.asarray(at, jnp.float32) + 0.5 for at in np.mgrid[:40, :40])
+    cubic, linear = (f(image, nothing, y, x) for f in (sample_pieces_cubic, sample_pieces))
+    spread = [float(some[4:-4, 4:-4].std()) for some in (image[0], cubic, linear)]
+    assert spread[0] > spread[1] > 1.2 * spread[2]
 
 
 def test_enlarge_box_is_exact():

@@ -19,7 +19,7 @@ from sims_jax.bank.photo import WHITE
 from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
-from sims_jax.ops.affine import look_up, sample_affine, sample_pieces
+from sims_jax.ops.affine import look_up, sample_affine, sample_pieces, sample_pieces_cubic
 from sims_jax.ops.components import is_one_of
 from sims_jax.ops.morphology import dilate, distance_to_change
 from sims_jax.types import Canvas, Pixels, Segments
@@ -104,10 +104,9 @@ def paste(
         class_id = segments.class_id[piece % count]
         layout = jnp.where(present, class_id.astype(layout.dtype), layout)
     # A cut fades beyond its photo's frame, but colours do not.
-    (y, x), (height, width) = look_up(affine, piece), layout.shape
-    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
+    rgb = sample_pieces_cubic(pixels.photo, piece, *look_up(affine, piece))
     return Canvas(
-        rgb=sample_pieces(pixels.photo, piece, y, x) / WHITE,
+        rgb=jnp.clip(rgb / WHITE, 0.0, 1.0),
         mask=present.astype(jnp.float32),
         source=piece,
         layout=layout,

@@ -15,8 +15,10 @@ import fractions
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
+AnyArray = Array | np.ndarray
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
 _MIN_SIDE_PX = 1e-3
@@ -48,12 +50,12 @@ def sample_affine(
 
 
 def look_up(
-    affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
-) -> tuple[Float[Array, "H W"], Float[Array, "H W"]]:
+    affine: Float[AnyArray, "J 2 3"], piece: Int[AnyArray, "H W"]
+) -> tuple[Float[AnyArray, "H W"], Float[AnyArray, "H W"]]:
     """(y, x) in its own image, of J of this size, where each pixel looks, for `sample_pieces`.
 
     Args:
-      affine: of each image, target to source, pixels from the centre.
+      affine: of each image, target to source, pixels from the centre; NumPy's or JAX's.
       piece: the image of each pixel; of -1 the coordinates mean nothing.
     """
     return _source_pixels(affine[piece], piece.shape, piece.shape)
@@ -84,6 +86,35 @@ def sample_pieces(
         return jnp.where(inside[..., None], found.astype(jnp.float32), 0.0)
 
     return _mix_corners(read, y, x, piece.shape)
+
+
+def sample_pieces_cubic(
+    images: Shaped[AnyArray, "J H W C"],
+    piece: Int[AnyArray, "H W"],
+    y: Float[AnyArray, "H W"],
+    x: Float[AnyArray, "H W"],
+) -> Float[AnyArray, "H W C"]:
+    """At each pixel the bicubic sample of that pixel's image alone, which stays sharp when moved.
+
+    The border's values go on beyond the frame. Beside a step samples overshoot the image's range,
+    by 15 % of the step at most. Arrays are NumPy's or JAX's; else as `sample_pieces`.
+
+    Source: Keys 1981, "Cubic convolution interpolation for digital image processing", a = -1/2:
+    ramps are exact, and so are slopes.
+    """
+    xp = y.__array_namespace__()
+    height, width = piece.shape
+    y, x = xp.clip(y, 0, height - 1), xp.clip(x, 0, width - 1)
+    row, column = xp.floor(y).astype(xp.int32), xp.floor(x).astype(xp.int32)
+    down, right = _cubic_weights(y - xp.floor(y)), _cubic_weights(x - xp.floor(x))
+    rows = [xp.clip(row + i, 0, height - 1) for i in (-1, 0, 1, 2)]
+    columns = [xp.clip(column + i, 0, width - 1) for i in (-1, 0, 1, 2)]
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            weight = (down[i] * right[j])[..., None]
+            total = total + weight * images[piece, rows[i], columns[j]].astype(xp.float32)
+    return xp.where((piece >= 0)[..., None], total, xp.zeros_like(total))
 
 
 def crop_resize(
@@ -217,6 +248,16 @@ def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
     return jnp.where(mask.any(), box, jnp.zeros_like(box))
 
 
+def _cubic_weights(part: Float[AnyArray, "H W"]) -> list[Float[AnyArray, "H W"]]:
+    """Of the pixels at -1, 0, 1 and 2, for a sample at `part`, 0 to 1."""
+    return [
+        part * (part * (1.0 - 0.5 * part) - 0.5),
+        part * part * (1.5 * part - 2.5) + 1.0,
+        part * (part * (2.0 - 1.5 * part) + 0.5),
+        part * part * (0.5 * part - 0.5),
+    ]
+
+
 def _box_frame(
     box_yx: Num[Array, "4"], image_size: tuple[int, int]
 ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
@@ -232,16 +273,17 @@ def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Arra
 
 
 def _source_pixels(
-    affine: Float[Array, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
-) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    affine: Float[AnyArray, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[Float[AnyArray, "h w"], Float[AnyArray, "h w"]]:
     """(y, x) in the image, counted from its first pixel's centre, where each pixel looks.
 
     The affine is one for all of `size`, or one for each pixel. Written out: a matrix product may
     round coordinates to bfloat16.
     """
-    affine = affine.astype(jnp.float32)
-    x = jnp.arange(size[1], dtype=jnp.float32) + (0.5 - size[1] / 2)
-    y = jnp.arange(size[0], dtype=jnp.float32)[:, None] + (0.5 - size[0] / 2)
+    xp = affine.__array_namespace__()
+    affine = affine.astype(xp.float32)
+    x = xp.arange(size[1], dtype=xp.float32) + (0.5 - size[1] / 2)
+    y = xp.arange(size[0], dtype=xp.float32)[:, None] + (0.5 - size[0] / 2)
 
     def look(row, middle):
         return affine[..., row, 0] * x + affine[..., row, 1] * y + affine[..., row, 2] + middle
