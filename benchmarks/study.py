@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from benchmarks.study_table import summarize, to_markdown
 from sims_jax.atomic import write_json
 from sims_jax.bank.store import open_bank
-from sims_jax.commands import run_with_config
+from sims_jax.commands import define_workdir, run_with_config
 from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
@@ -132,14 +132,13 @@ def main() -> None:
     from absl import flags
 
     keep_programs()
-    workdir = flags.DEFINE_string("workdir", None, "Folder for all runs, and the table.")
+    workdir = define_workdir("Folder for all runs, and the table; required.")
     names = flags.DEFINE_list("variants", list(VARIANTS), f"Some of {', '.join(VARIANTS)}.")
     seeds = flags.DEFINE_list("seeds", ["0", "1"], f"{LEAST_SEEDS} or more, each of a whole run.")
     baselines = flags.DEFINE_bool(
         "baselines", False, f"Also the raw canvas of {AS_IS}, and its f without canvas (CRN)."
     )
     json_file = flags.DEFINE_string("json", None, "The table's file; default WORKDIR/study.json.")
-    flags.mark_flag_as_required("workdir")
 
     def run(config: ConfigDict) -> None:
         folder = pathlib.Path(workdir.value)

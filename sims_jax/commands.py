@@ -14,6 +14,7 @@ from sims_jax.training.termination import Terminated
 INPUT_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 128 + 13  # as a shell tells of what died of SIGPIPE
 INTERRUPTED_STATUS = 128 + 2  # of SIGINT
+NO_PATH = "found nothing, expected a path; '.' is this folder"
 PACKAGED_CONFIGS = pathlib.Path(__file__).parent / "configs"
 CHECKOUT_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -27,15 +28,12 @@ def train_command() -> None:
 def _train_as_flags_say() -> None:
     from absl import flags
 
-    workdir = flags.DEFINE_string(
-        "workdir", None, "Folder for all that training leaves behind; required."
-    )
+    workdir = define_workdir("Folder for all that training leaves behind; required.")
     processes = flags.DEFINE_integer(
         "processes", 1, "How many processes build the bank.", lower_bound=1
     )
     dry_run = flags.DEFINE_bool("dry_run", False, "Compiles every network and tells what it takes.")
     join_processes = define_processes()
-    flags.mark_flag_as_required("workdir")
 
     def train(config) -> None:
         join_processes(config)
@@ -45,6 +43,23 @@ def _train_as_flags_say() -> None:
             _train(config, pathlib.Path(workdir.value), processes.value)
 
     run_with_config(train)
+
+
+def define_workdir(told: str):
+    """The flag `--workdir`, which is required."""
+    from absl import flags
+
+    workdir = flags.DEFINE_string("workdir", None, told)
+    flags.mark_flag_as_required("workdir")
+    flags.register_validator("workdir", lambda text: text != "", message=NO_PATH)
+    return workdir
+
+
+def to_path(text: str) -> pathlib.Path:
+    """A path among `argparse`'s flags. That of an unset variable is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError(NO_PATH)
+    return pathlib.Path(text)
 
 
 def define_processes() -> Callable:
@@ -140,8 +155,8 @@ def _tell_flags() -> None:
     from absl import flags
 
     print(sys.modules["__main__"].__doc__ or "")
-    for module in flags.FLAGS.flags_by_module_dict():
-        if not module.startswith("absl."):
+    for module in (sys.argv[0], __name__):  # libraries have flags, too, which are not for users
+        if module in flags.FLAGS.flags_by_module_dict():
             print(flags.FLAGS.module_help(module))
     print("  --config.KEY=VALUE: another value of a key of the config.")
     sys.exit()
@@ -173,9 +188,19 @@ def _find_presets(argv: list[str]) -> list[str]:
             return argument
         preset, colon, rest = argument.removeprefix(flag).partition(":")
         for folder in (PACKAGED_CONFIGS, CHECKOUT_CONFIGS):
-            path = folder / f"{preset}.py"
-            if path.exists():
-                return f"{flag}{path}{colon}{rest}"
+            file = folder / f"{preset}.py"
+            if file.exists():
+                return f"{flag}{file}{colon}{rest}"
+        if not pathlib.Path(preset).is_file():
+            presets = sorted(
+                file.stem
+                for folder in (PACKAGED_CONFIGS, CHECKOUT_CONFIGS)
+                for file in folder.glob("[!_]*.py")
+            )
+            _fail(
+                f"--config: found no file {preset!r}, expected one, or a preset "
+                f"({', '.join(presets)}); correct it"
+            )
         return argument
 
     return [find(*pair) for pair in zip(["", *argv], argv, strict=False)]

@@ -7,9 +7,8 @@ ones in `--real`, where they are not held out). Prints the protocol and a table;
 """
 
 import argparse
-import pathlib
 
-from sims_jax.commands import exit_with_one_line
+from sims_jax.commands import exit_with_one_line, to_path
 from sims_jax.evaluation import MEDOID
 from sims_jax.programs import keep_programs
 
@@ -25,15 +24,15 @@ def evaluate_parser() -> argparse.ArgumentParser:
         prog="python -m sims_jax.evaluate", description="Judges photos of semantic layouts."
     )
     add = parser.add_argument
-    add("--workdir", required=True, type=pathlib.Path, help="of train.py: real photos and a model")
+    add("--workdir", required=True, type=to_path, help="of train.py: real photos and a model")
     add("--split", default="val", choices=("val",), help="the layouts: the workdir's held-out ones")
-    add("--photos", type=pathlib.Path, help="judge these PNGs, named as the layouts, instead")
-    add("--layouts", type=pathlib.Path, help="of --photos, where they are not the workdir's")
-    add("--real", type=pathlib.Path, help="their real photos, where not held out")
+    add("--photos", type=to_path, help="judge these PNGs, named as the layouts, instead")
+    add("--layouts", type=to_path, help="of --photos, where they are not the workdir's")
+    add("--real", type=to_path, help="their real photos, where not held out")
     add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
     add(
         "--reference",
-        type=pathlib.Path,
+        type=to_path,
         nargs="?",
         metavar="PHOTO",
         const=MEDOID,
@@ -48,10 +47,10 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     add(
         "--inception",
-        type=pathlib.Path,
+        type=to_path,
         help="Inception-v3's FID weights (pytorch-fid's, as .safetensors): the standard FID, too",
     )
-    add("--json", type=pathlib.Path, help="default: WORKDIR/evaluate/NAME.json")
+    add("--json", type=to_path, help="default: WORKDIR/evaluate/NAME.json")
     return parser
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 
-from sims_jax.commands import exit_with_one_line
+from sims_jax.commands import exit_with_one_line, to_path
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
 from sims_jax.words import counted
@@ -31,17 +31,17 @@ def synthesize_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="synthesize", description="Makes photos of semantic layouts with a trained model."
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="what train.py left")
+    parser.add_argument("--workdir", required=True, type=to_path, help="what train.py left")
     parser.add_argument(
         "--layout",
         required=True,
-        type=pathlib.Path,
+        type=to_path,
         help="a PNG or .npy of class ids, or a folder of them",
     )
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the photos")
+    parser.add_argument("--out", required=True, type=to_path, help="folder for the photos")
     parser.add_argument("--coarse", action="store_true", help="make the layouts dense first")
     parser.add_argument(
-        "--instances", type=pathlib.Path, help="PNG of instance ids, or a folder of them"
+        "--instances", type=to_path, help="PNG of instance ids, or a folder of them"
     )
     parser.add_argument(
         "--candidate",
@@ -64,7 +64,7 @@ def synthesize_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--reference",
-        type=pathlib.Path,
+        type=to_path,
         help="a photo whose light segments are brought into; the photo becomes as sharp, too",
     )
     parser.add_argument(

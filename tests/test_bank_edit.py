@@ -467,7 +467,10 @@ def test_inspect_append_remove(copy, monkeypatch, capsys, tmp_path):
     assert held["photos_per_video"] == {"a": 4, "b": 3, "street_01": 1, "street_05": 1}
     assert re.search(r"^smoothing +0\.0 of the height$", text, re.MULTILINE)
     size = sum(path.stat().st_size for path in bank.rglob("*") if path.is_file())
-    assert held["bytes"] == size
+    assert held["bytes"] == size and "ids" not in held
+    run(monkeypatch, "inspect", f"--bank={bank}", "--ids", f"--json={out}")
+    assert json.loads(out.read_text())["ids"] == sorted(store.ids)
+    assert f"  {store.ids[3]}\n" in capsys.readouterr().out
     for part in (store.digest, "CC BY 4.0", "CC0", "24x32", "12x16", f"{size:,}", "pole"):
         assert part in text
     name = IDS[7].replace("/", "_")

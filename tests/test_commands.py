@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from sims_jax import commands, processes, synthesize_command
+from sims_jax.bank.__main__ import bank_parser
 from sims_jax.errors import InputError
+from sims_jax.evaluate import evaluate_parser
 from sims_jax.labels import SCENES
 from sims_jax.model import make_networks
 from sims_jax.ops.sheet import GAP_PX, contact_sheet
@@ -140,6 +142,40 @@ def test_a_python_without_jax_is_one_line(program):
     )
     assert_one_line((result.returncode, result.stderr.strip()), sys.executable, "take .venv/bin/")
     assert result.returncode == 2
+
+
+def test_a_config_that_is_not_there_is_told_of_the_presets(tmp_path):
+    for config in ("nope", "configs/nope.py:small"):
+        found = run("train.py", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+        assert_one_line(found, config.partition(":")[0], "camvid, cityscapes, quickstart")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_empty_is_not_the_current_folder(capsys):
+    assert_one_line(run("train.py", "--config=quickstart", "--workdir="), "--workdir=: found noth")
+    for parser, flags in (
+        (synthesize_command.synthesize_parser, ["--workdir=w", "--layout=", "--out=o"]),
+        (evaluate_parser, ["--workdir="]),
+        (bank_parser, ["inspect", "--bank="]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            parser().parse_args(flags)
+        assert stop.value.code == 2
+        (empty,) = (flag.strip("=") for flag in flags if flag.endswith("="))
+        assert f"{empty}: found nothing, expected a path" in capsys.readouterr().err
+
+
+def test_help_tells_of_no_flags_of_libraries():
+    for arguments in (["train.py"], ["-m", "benchmarks.study"]):
+        found = subprocess.run(
+            [sys.executable, *arguments, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "--workdir" in found.stdout and "--config.KEY=VALUE" in found.stdout
+        assert not re.search("grain|orbax|tensorflow", found.stdout)
 
 
 def test_no_dataset_named(tmp_path):

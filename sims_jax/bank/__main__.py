@@ -1,10 +1,9 @@
 """`python -m sims_jax.bank inspect | append | remove`: flags in, one call, errors as one line."""
 
 import argparse
-import pathlib
 import tempfile
 
-from sims_jax.commands import exit_with_one_line
+from sims_jax.commands import exit_with_one_line, to_path
 from sims_jax.programs import keep_programs
 from sims_jax.words import counted
 
@@ -20,13 +19,14 @@ def bank_parser() -> argparse.ArgumentParser:
     remove = commands.add_parser("remove", help="take photos out, and all traces of them")
     for command in (inspect, append, remove):
         command.add_argument(
-            "--bank", required=True, type=pathlib.Path, help="its folder, such as runs/NAME/bank"
+            "--bank", required=True, type=to_path, help="its folder, such as runs/NAME/bank"
         )
-    inspect.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also into this file")
+    inspect.add_argument("--ids", action="store_true", help="also the ids of its photos")
+    inspect.add_argument("--json", type=to_path, metavar="FILE", help="also into this file")
     append.add_argument(
         "--data",
         required=True,
-        type=pathlib.Path,
+        type=to_path,
         help="folder of photos/, layouts/ and labels.json (default: the bank's classes)",
     )
     append.add_argument("--licence", help="of these photos (default: the user's own data)")
@@ -41,7 +41,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from sims_jax.atomic import write_json
     from sims_jax.bank.inspect import describe, to_text
 
-    held = describe(arguments.bank)
+    held = describe(arguments.bank, ids=arguments.ids)
     print(to_text(held))
     if arguments.json:
         write_json(arguments.json, held)

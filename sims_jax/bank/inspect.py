@@ -19,8 +19,8 @@ from sims_jax.errors import InputError
 from sims_jax.words import counted
 
 
-def describe(folder: str | pathlib.Path) -> dict[str, Any]:
-    """What a finished bank holds, as JSON values.
+def describe(folder: str | pathlib.Path, *, ids: bool = False) -> dict[str, Any]:
+    """What a finished bank holds, as JSON values; with its photos' `ids`, if they are asked for.
 
     `photos_per_video` is empty where no two photos share a video. The photos themselves are not
     read, and so not verified: `sims_jax.bank.store.open_bank` does that.
@@ -59,6 +59,7 @@ def describe(folder: str | pathlib.Path) -> dict[str, Any]:
         "photos_per_video": dict(sorted(videos.items())) if len(videos) < len(parts) else {},
         "bytes": num_bytes,
         "bytes_per_photo": num_bytes // len(parts),
+        **({"ids": sorted(parts)} if ids else {}),
     }
 
 
@@ -95,5 +96,7 @@ def to_text(held: dict[str, Any]) -> str:
     for title, key in tables.items():
         if held[key]:
             lines += [("", ""), (title, ""), *((f"  {name}", n) for name, n in held[key].items())]
+    if "ids" in held:
+        lines += [("", ""), ("ids", ""), *((f"  {name}", "") for name in held["ids"])]
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:{width}}{value}".rstrip() for name, value in lines)
