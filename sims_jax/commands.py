@@ -151,11 +151,11 @@ def _dry_run(config) -> None:
 
 
 def _tell_flags() -> None:
-    """What absl tells of the main module's flags alone, of which `train.py` has none."""
+    """The flags of the main module and of this one; absl would tell of the main module's alone."""
     from absl import flags
 
     print(sys.modules["__main__"].__doc__ or "")
-    for module in (sys.argv[0], __name__):  # libraries have flags, too, which are not for users
+    for module in (sys.argv[0], __name__):  # libraries have some, too, which are not for users
         if module in flags.FLAGS.flags_by_module_dict():
             print(flags.FLAGS.module_help(module))
     print("  --config.KEY=VALUE: another value of a key of the config.")

@@ -128,6 +128,22 @@ def test_colours_do_not_fade_at_the_rim_of_their_photo():
     np.testing.assert_allclose(np.asarray(canvas.rgb)[road, -1], 0.2)
 
 
+def test_a_moved_edge_is_read_bicubically_and_stays_in_range():
+    """Half a pixel from an edge of black and white: Keys' kernel, its overshoot cut off."""
+    pixels, segments, layout = two_segments()
+    edge = np.zeros((3, *SIZE, 3), np.uint8)
+    edge[:, :, SIZE[1] // 2 :] = 255
+    moved = still(pixels).at[0, 0, 2].set(0.5)
+    canvas = paste(pixels.replace(photo=jnp.asarray(edge)), moved, segments, layout)
+    row = np.asarray(canvas.rgb)[np.asarray(segments.component == 0).all(axis=1)][0, :, 0]
+    middle = SIZE[1] // 2
+    np.testing.assert_allclose(row[middle - 3 : middle + 2], [0, 0, 0.5, 1, 1], atol=1e-6)
+    dim = paste(pixels.replace(photo=jnp.asarray(edge // 5 + 50)), moved, segments, layout)
+    row = 255 * np.asarray(dim.rgb)[np.asarray(segments.component == 0).all(axis=1)][0, :, 0]
+    expected = [50, 50 - 51 / 16, 75.5, 101 + 51 / 16, 101]
+    np.testing.assert_allclose(row[middle - 3 : middle + 2], expected, atol=1e-3)
+
+
 def test_gradients_reach_only_the_piece_in_front():
     pixels, segments, layout = two_segments()
     ramp = jnp.arange(SIZE[1], dtype=jnp.uint8)[:, None] * jnp.ones((3, *SIZE, 3), jnp.uint8)

@@ -236,7 +236,7 @@ def test_pieces_are_samples_of_their_own_images():
     np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-3 * float(abs(slopes[0]).max()))
 
 
-def keys(distance):
+def cubic_kernel(distance):
     """The cubic kernel of Keys 1981, eq. 4, with a = -1/2."""
     s = np.abs(distance)
     near, far = 1.5 * s**3 - 2.5 * s**2 + 1, -0.5 * s**3 + 2.5 * s**2 - 4 * s + 2
@@ -253,7 +253,9 @@ def test_cubic_samples_equal_a_slow_twin():
         rows, columns = np.arange(-2, 22), np.arange(-2, 27)
         image = images[piece[place]][np.clip(rows, 0, 17)][:, np.clip(columns, 0, 22)]
         at_y, at_x = np.clip(y[place], 0, 17), np.clip(x[place], 0, 22)
-        expected[place] = np.einsum("y,x,yxc->c", keys(rows - at_y), keys(columns - at_x), image)
+        expected[place] = np.einsum(
+            "y,x,yxc->c", cubic_kernel(rows - at_y), cubic_kernel(columns - at_x), image
+        )
     y, x = np.float32(y), np.float32(x)
     on_host = sample_pieces_cubic(images, piece, y, x)
     assert isinstance(on_host, np.ndarray)
@@ -261,6 +263,29 @@ def test_cubic_samples_equal_a_slow_twin():
     arrays = [jnp.asarray(array) for array in (images, piece, y, x)]
     for sample in (sample_pieces_cubic, jax.jit(sample_pieces_cubic)):
         np.testing.assert_allclose(sample(*arrays), expected, atol=1e-2)
+    pairs = [jnp.stack([array, array[..., ::-1]]) for array in arrays]
+    twice = jax.vmap(sample_pieces_cubic)(*pairs)
+    for index in range(2):
+        alone = sample_pieces_cubic(*(pair[index] for pair in pairs))
+        np.testing.assert_allclose(twice[index], alone, atol=1e-3)
+
+
+def test_cubic_samples_have_finite_gradients_and_none_of_other_images():
+    """At the border, beyond it and where there is no piece, too."""
+    rng = np.random.default_rng(5)
+    images = jnp.asarray(rng.random((2, 18, 23, 1), np.float32))
+    piece = jnp.asarray(rng.integers(-1, 1, (18, 23)))
+    y, x = (jnp.asarray(at, jnp.float32) for at in np.mgrid[-3:15, 3:26])
+
+    def total(images, y, x):
+        return (sample_pieces_cubic(images, piece, y, x) ** 2).sum()
+
+    by_image, by_y, by_x = jax.grad(total, (0, 1, 2))(images, y, x)
+    assert all(np.isfinite(some).all() for some in (by_image, by_y, by_x))
+    assert np.asarray(by_image[0]).any() and not np.asarray(by_image[1]).any()
+    for gradient in (by_y, by_x):
+        assert np.asarray(gradient)[piece == 0].any()
+        assert not np.asarray(gradient)[piece == -1].any()
 
 
 def test_cubic_samples_are_exact_where_nothing_moves_and_on_ramps():

@@ -96,7 +96,8 @@ def to_text(held: dict[str, Any]) -> str:
     for title, key in tables.items():
         if held[key]:
             lines += [("", ""), (title, ""), *((f"  {name}", n) for name, n in held[key].items())]
-    if "ids" in held:
-        lines += [("", ""), ("ids", ""), *((f"  {name}", "") for name in held["ids"])]
     width = max(len(name) for name, _ in lines) + 2
-    return "\n".join(f"{name:{width}}{value}".rstrip() for name, value in lines)
+    text = [f"{name:{width}}{value}".rstrip() for name, value in lines]
+    if "ids" in held:
+        text += ["", "ids", *(f"  {name}" for name in held["ids"])]
+    return "\n".join(text)

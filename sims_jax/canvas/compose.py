@@ -6,7 +6,8 @@ go through the same `elide`, so that the synthesis network meets what it was tra
 
 Differs: a canvas has layers, of further candidates, which show where those before leave a component
 empty; the bands end at half a segment's depth, or thin things would vanish, and nothing is elided
-along the frame; elided pixels count as absent in the mask (they stay white).
+along the frame; elided pixels count as absent in the mask (they stay white); colours are read
+bicubically, where a spatial transformer reads bilinearly, or moved segments would be soft.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
-AnyArray = Array | np.ndarray
+_AnyArray = Array | np.ndarray
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
 _MIN_SIDE_PX = 1e-3
@@ -50,9 +50,9 @@ def sample_affine(
 
 
 def look_up(
-    affine: Float[AnyArray, "J 2 3"], piece: Int[AnyArray, "H W"]
-) -> tuple[Float[AnyArray, "H W"], Float[AnyArray, "H W"]]:
-    """(y, x) in its own image, of J of this size, where each pixel looks, for `sample_pieces`.
+    affine: Float[_AnyArray, "J 2 3"], piece: Int[_AnyArray, "H W"]
+) -> tuple[Float[_AnyArray, "H W"], Float[_AnyArray, "H W"]]:
+    """(y, x) in its own image, of J of this size, where each pixel looks: what samplers ask for.
 
     Args:
       affine: of each image, target to source, pixels from the centre; NumPy's or JAX's.
@@ -89,20 +89,20 @@ def sample_pieces(
 
 
 def sample_pieces_cubic(
-    images: Shaped[AnyArray, "J H W C"],
-    piece: Int[AnyArray, "H W"],
-    y: Float[AnyArray, "H W"],
-    x: Float[AnyArray, "H W"],
-) -> Float[AnyArray, "H W C"]:
-    """At each pixel the bicubic sample of that pixel's image alone, which stays sharp when moved.
+    images: Shaped[_AnyArray, "J H W C"],
+    piece: Int[_AnyArray, "H W"],
+    y: Float[_AnyArray, "H W"],
+    x: Float[_AnyArray, "H W"],
+) -> Float[_AnyArray, "H W C"]:
+    """At each pixel the bicubic sample of that pixel's image alone: sharper than `sample_pieces`.
 
-    The border's values go on beyond the frame. Beside a step samples overshoot the image's range,
-    by 15 % of the step at most. Arrays are NumPy's or JAX's; else as `sample_pieces`.
+    The border's values go on beyond the frame. Beside edges samples may lie beyond the image's
+    range. Arrays are all NumPy's or all JAX's; the arguments are those of `sample_pieces`.
 
     Source: Keys 1981, "Cubic convolution interpolation for digital image processing", a = -1/2:
-    ramps are exact, and so are slopes.
+    inside the frame ramps are exact, and so are slopes.
     """
-    xp = y.__array_namespace__()
+    xp = images.__array_namespace__()
     height, width = piece.shape
     y, x = xp.clip(y, 0, height - 1), xp.clip(x, 0, width - 1)
     row, column = xp.floor(y).astype(xp.int32), xp.floor(x).astype(xp.int32)
@@ -248,7 +248,7 @@ def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
     return jnp.where(mask.any(), box, jnp.zeros_like(box))
 
 
-def _cubic_weights(part: Float[AnyArray, "H W"]) -> list[Float[AnyArray, "H W"]]:
+def _cubic_weights(part: Float[_AnyArray, "H W"]) -> list[Float[_AnyArray, "H W"]]:
     """Of the pixels at -1, 0, 1 and 2, for a sample at `part`, 0 to 1."""
     return [
         part * (part * (1.0 - 0.5 * part) - 0.5),
@@ -273,8 +273,8 @@ def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Arra
 
 
 def _source_pixels(
-    affine: Float[AnyArray, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
-) -> tuple[Float[AnyArray, "h w"], Float[AnyArray, "h w"]]:
+    affine: Float[_AnyArray, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[Float[_AnyArray, "h w"], Float[_AnyArray, "h w"]]:
     """(y, x) in the image, counted from its first pixel's centre, where each pixel looks.
 
     The affine is one for all of `size`, or one for each pixel. Written out: a matrix product may
