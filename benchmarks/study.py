@@ -63,8 +63,7 @@ ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
 RAGGED = {"bank.smoothing_frac": 0.0}
-UNBORROWED = {"simulation.borrowed_share": 0.0}
-INCONSISTENT = UNBORROWED | {"synthesis.consistency_weight": 0.0}  # nothing else learns of these
+INCONSISTENT = {"synthesis.consistency_weight": 0.0}
 UNTEXTURED = {"synthesis.texture_weight": 0.0}
 # Untrained, the transformer is the identity, and a rate of 0 leaves it so.
 NO_TRANSFORMER = {
@@ -106,7 +105,6 @@ VARIANTS = {
     "one-by-one": ONE_BY_ONE,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
-    "no-borrowed": UNBORROWED,
     "no-texture": UNTEXTURED,
     "no-smoothing": RAGGED,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},

@@ -103,7 +103,7 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
     keys = example_keys(canvas_key, state.step, position)
     simulate = jax.jit(lambda batch, keys: task.simulate(batch, keys, task.simulation))
     canvas, photo = jax.device_get(simulate(batch, keys))
-    params, inputs = jax.device_get(state.params), torch_inputs(canvas, photo, batch)
+    params, inputs = jax.device_get(state.params), torch_inputs(canvas, photo, batch["layout"])
     loss = make_twin(task, params)
     differences = compare(task, params, batch, keys, canvas, loss, inputs)
     with FlopCounterMode(display=False) as counter:
@@ -171,15 +171,14 @@ def measure(task: SynthesisTask, config: TrainConfig, rounds: int) -> dict:
     }
 
 
-def torch_inputs(canvas, photo, batch) -> tuple[torch.Tensor, ...]:
-    """What the twin is given: canvases of a batch, their true photos, and where those count."""
+def torch_inputs(canvas, photo, labels) -> tuple[torch.Tensor, ...]:
+    """(layout, canvas, mask, photo, labels) of the twin, from a simulated canvas and its truth."""
     return (
         torch.from_numpy(canvas.layout.astype(np.int64)),
         twin.to_nchw(canvas.rgb),
         twin.to_nchw(canvas.mask[..., None]),
         twin.to_nchw(photo),
-        torch.from_numpy(1 - batch["borrowed"].used.astype(np.float32)),
-        torch.from_numpy(batch["layout"].astype(np.int64)),
+        torch.from_numpy(labels.astype(np.int64)),
     )
 
 

@@ -188,15 +188,7 @@ class SynthesisLoss(nn.Module):
         self.network, self.features = network, features.requires_grad_(False)
         self.weights, self.losses = dict(weights), losses
 
-    def forward(
-        self,
-        layout: Tensor,
-        rgb: Tensor,
-        mask: Tensor,
-        truth: Tensor,
-        known: Tensor,
-        labels: Tensor,
-    ):
+    def forward(self, layout: Tensor, rgb: Tensor, mask: Tensor, truth: Tensor, labels: Tensor):
         photo, segmentation = self.network(layout, rgb, mask)
         logits, features = self.features(photo)
         ours = self._look(photo, features)
@@ -207,7 +199,7 @@ class SynthesisLoss(nn.Module):
             weight *= self.losses.texture_weight if layer in TEXTURES else 1.0
             if weight:
                 distance = (ours[layer].float() - real[layer].float()).abs()
-                loss += weight * known * distance.mean((1, 2, 3))
+                loss += weight * distance.mean((1, 2, 3))
         if self.losses.consistency_weight:
             loss += self.losses.consistency_weight * cross_entropy(logits, labels)
         return loss.mean()

@@ -75,7 +75,6 @@ def small() -> ConfigDict:
                 missing_share=0.1,
                 empty_share=0.05,
                 relight_share=0.5,
-                borrowed_share=0.3,
             ),
             pipeline=dict(candidates=16, light_weight=0.25, max_pairs=96, chunk=16),
             features=dict(weights="", width_multiplier=0.25, train=train(700, 8, 1e-3)),

@@ -96,7 +96,6 @@ def at_256() -> ConfigDict:
                 missing_share=0.1,
                 empty_share=0.05,
                 relight_share=0.0,
-                borrowed_share=0.0,
             ),
             pipeline=dict(candidates=10, light_weight=0.0, max_pairs=128, chunk=8),
             features=dict(

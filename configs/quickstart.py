@@ -67,7 +67,6 @@ def get_config(folder: str = "") -> ConfigDict:
                 missing_share=0.1,
                 empty_share=0.1,
                 relight_share=0.0,
-                borrowed_share=0.0,
             ),
             pipeline=dict(candidates=8, light_weight=0.25, max_pairs=64, chunk=16),
             features=dict(weights="", width_multiplier=0.25, train=train(200, 8, 1e-3)),

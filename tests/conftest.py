@@ -117,7 +117,7 @@ def tiny_config():
         )
         config.pipeline.update(candidates=3, light_weight=1.0, max_pairs=16, chunk=8)
         config.canvas.layers = 2
-        config.simulation.update(relight_share=0.5, borrowed_share=0.5)
+        config.simulation.relight_share = 0.5
         config.synthesis.texture_weight = 0.5
         config.features.width_multiplier = 0.0625
         for stage in ("transformer", "ordering"):

@@ -57,13 +57,12 @@ def canvases(request, camvid_root, tmp_path_factory):
     rows = find_donors(heldout, store, on_device, candidates=4, near_frames=0)
     still = np.broadcast_to(np.asarray([[1, 0, 0], [0, 1, 0]], np.float32), (*rows.shape, 2, 3))
     rng = np.random.default_rng(0)
-    whole = SimulationConfig(  # colours move; no segment is left out, no photo relit or borrowed
+    whole = SimulationConfig(  # colours move; no segment is left out, no photo relit
         transfer_share=config.simulation.transfer_share,
         transfer_least=config.simulation.transfer_least,
         missing_share=0.0,
         empty_share=0.0,
         relight_share=0.0,
-        borrowed_share=0.0,
     )
     one = jax.jit(
         lambda key, example: simulate(

@@ -25,7 +25,7 @@ def test_our_step_and_the_twins_agree(tiny_config, tiny_stores):
         jax.jit(lambda batch, keys: task.simulate(batch, keys, task.simulation))(batch, keys)
     )
     loss = train_step.make_twin(task, params)
-    inputs = train_step.torch_inputs(canvas, photo, batch)
+    inputs = train_step.torch_inputs(canvas, photo, batch["layout"])
     found = train_step.compare(task, params, batch, keys, canvas, loss, inputs)
     assert found["max_abs_diff"] < OUTPUT_ERROR
     assert found["max_rel_grad_diff"] < GRADIENT_ERROR

@@ -29,12 +29,7 @@ CANVAS = CanvasConfig(
     layers=1,
 )
 PLAIN = SimulationConfig(
-    transfer_share=0.0,
-    transfer_least=1.0,
-    missing_share=0.0,
-    empty_share=0.0,
-    relight_share=0.0,
-    borrowed_share=0.0,
+    transfer_share=0.0, transfer_least=1.0, missing_share=0.0, empty_share=0.0, relight_share=0.0
 )
 BARE = CanvasConfig("layout", 0.0, 0.0, 0.0, 0.0, layers=1)
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
@@ -134,7 +129,7 @@ def test_transfer_moves_the_mean_to_the_donors():
     moved = simulate(
         jax.random.key(0), jnp.asarray(photo), jnp.asarray(component),
         jnp.zeros(SIZE, jnp.uint8), jax.tree.map(jnp.asarray, donors),
-        SimulationConfig(1.0, 1.0, 0.0, 0.0, 0.0, 0.0), BARE, SCENES,
+        SimulationConfig(1.0, 1.0, 0.0, 0.0, 0.0), BARE, SCENES,
     )  # fmt: skip
     got = np.asarray(moved.rgb)[component == 0]
     np.testing.assert_allclose(got.mean(0), 0.4, atol=2e-3)
@@ -163,15 +158,15 @@ def test_canvas_and_truth_go_into_another_light_together():
 
 
 def test_missing_segments_and_empty_canvases():
-    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 0.0, 1.0, 0.0, 0.0)).mask.any()
-    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 1.0, 0.0, 0.0, 0.0)).mask.any()
+    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 0.0, 1.0, 0.0)).mask.any()
+    assert not run(jax.random.key(0), SimulationConfig(0.0, 1.0, 1.0, 0.0, 0.0)).mask.any()
     found = np.array([True, False, True])
     canvas = run(jax.random.key(0), found=found)
     assert not (np.asarray(canvas.source) == 1).any()
 
 
 def test_fresh_randomness_and_jit_and_vmap_agree():
-    full = SimulationConfig(0.5, 0.0, 0.2, 0.1, 0.0, 0.0)
+    full = SimulationConfig(0.5, 0.0, 0.2, 0.1, 0.0)
     keys = jax.random.split(jax.random.key(3), 4)
     single = [run(key, full, CANVAS) for key in keys]
     batched = jax.jit(jax.vmap(lambda key: run(key, full, CANVAS)))(keys)
@@ -188,7 +183,7 @@ def test_gradients_are_finite_on_flat_photos():
     def total(photo):
         canvas = simulate(
             jax.random.key(0), photo, jnp.asarray(component), jnp.asarray(layout), donors,
-            SimulationConfig(1.0, 0.0, 0.0, 0.0, 0.0, 0.0), CANVAS, SCENES,
+            SimulationConfig(1.0, 0.0, 0.0, 0.0, 0.0), CANVAS, SCENES,
         )  # fmt: skip
         return canvas.rgb.sum()
 

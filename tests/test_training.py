@@ -409,12 +409,6 @@ def test_a_mistyped_folder_does_not_spoil_the_workdir(tiny_config, tmp_path):
         ("bank.image_size", (15, 128), r"^config.bank.image_size: found .* of at least 16"),
         ("canvas.inner_share", -0.1, "^config.canvas.inner_share: found -0.1, expected 0 to 1"),
         ("simulation.relight_share", 2.0, "^config.simulation.relight_share: found 2.0, .* 0 to 1"),
-        (
-            "simulation.borrowed_share",
-            -0.1,
-            "^config.simulation.borrowed_share: found -0.1, .* 0 to 1",
-        ),
-        ("synthesis.consistency_weight", 0.0, "^config.simulation.borrowed_share: found 0.5, exp"),
         ("features.weights", "vgg.h5", "^config.synthesis.consistency_weight: .* weights cannot"),
         ("synthesis.consistency_weight", -1.0, "^config.synthesis.consistency_weight: found -1"),
         ("synthesis.segmentation_weight", -0.1, "^config.synthesis.segmentation_weight: found -0"),

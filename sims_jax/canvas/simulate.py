@@ -9,8 +9,6 @@ to do without. Source: SIMS, Sec. 6.
 
 Differs: stencils are real retrievals, aligned by the transformer, instead of the best of 100 random
 photos; colours move segment to segment, not box to box, and, where asked, a random part of the way.
-And some canvases are made of the donors' own pixels, as composition makes all: segments that do not
-quite suit the layout are met nowhere else. Their truth is not known; the layout is.
 """
 
 import dataclasses
@@ -20,7 +18,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 
-from sims_jax.bank.photo import WHITE
 from sims_jax.canvas.compose import CanvasConfig, elide
 from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace
@@ -45,8 +42,6 @@ class SimulationConfig:
       empty_share: share of canvases that are wholly empty.
       relight_share: share of the photos that are brought into another light, canvas and truth
         alike, so that the network learns to paint in the light that it is given.
-      borrowed_share: share of canvases that are made of the donors' own pixels. Nothing is asked of
-        the photo then but that Φ finds the layout in it.
     """
 
     transfer_share: float
@@ -54,7 +49,6 @@ class SimulationConfig:
     missing_share: float
     empty_share: float
     relight_share: float
-    borrowed_share: float
 
     def __post_init__(self):
         shares = (field.name for field in dataclasses.fields(self))  # the least part is one, too
@@ -74,14 +68,6 @@ class Donors:
     found: Bool[Array, "*B J"]  # retrieval had a donor
 
 
-@struct.dataclass
-class Borrowed:
-    """What the donors of a photo's segments, aligned, would show at each of its pixels."""
-
-    rgb: UInt8[Array, "*B layers H W 3"]
-    used: Bool[Array, "*B"]  # in place of the photo's own pixels
-
-
 def simulate(
     key: Key[Array, ""],
     photo: Float[Array, "H W 3"],
@@ -91,9 +77,8 @@ def simulate(
     simulation: SimulationConfig,
     config: CanvasConfig,
     labels: LabelSpace,
-    borrowed: Borrowed | None = None,
 ) -> Canvas:
-    """A canvas whose true photo is `photo`, or a borrowed one. One example; `vmap` for batches."""
+    """A canvas whose true photo is `photo`. One example; `vmap` for batches."""
     keys = jax.random.split(key, 5)
     pieces = donors.found.shape
     count = pieces[0] // config.layers
@@ -109,9 +94,6 @@ def simulate(
         piece = jnp.where((layer >= 0) & usable[layer] & stencil(layer, donors), layer, piece)
     present = piece >= 0
     rgb = _transfer_pieces(photo, piece, donors, part)
-    if borrowed is not None:
-        shown = jnp.take_along_axis(borrowed.rgb, (piece // count)[None, ..., None], axis=0)[0]
-        rgb = jnp.where(borrowed.used, shown / WHITE, rgb)
     canvas = Canvas(
         rgb=jnp.where(present[..., None], rgb, jnp.zeros_like(rgb)),
         mask=present.astype(jnp.float32),

@@ -43,7 +43,7 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     run = Run(config, workdir)
     smaller = run.read_smaller(model.labels)
     task = run.task("synthesis", settings, smaller)
-    always = dataclasses.replace(settings.simulation, empty_share=1.0, borrowed_share=0.0)
+    always = dataclasses.replace(settings.simulation, empty_share=1.0)
     task = dataclasses.replace(task, simulation=always, name="crn")
     learned_from = [kept, task.store.digest, *([] if smaller is None else [digest_params(smaller)])]
     found = train_once(task, settings.train["synthesis"], folder, learned_from, config.seed)

@@ -15,10 +15,8 @@ import fractions
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
-_AnyArray = Array | np.ndarray
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
 _MIN_SIDE_PX = 1e-3
@@ -50,12 +48,12 @@ def sample_affine(
 
 
 def look_up(
-    affine: Float[_AnyArray, "J 2 3"], piece: Int[_AnyArray, "H W"]
-) -> tuple[Float[_AnyArray, "H W"], Float[_AnyArray, "H W"]]:
+    affine: Float[Array, "J 2 3"], piece: Int[Array, "H W"]
+) -> tuple[Float[Array, "H W"], Float[Array, "H W"]]:
     """(y, x) in its own image, of J of this size, where each pixel looks: what samplers ask for.
 
     Args:
-      affine: of each image, target to source, pixels from the centre; NumPy's or JAX's.
+      affine: of each image, target to source, pixels from the centre.
       piece: the image of each pixel; of -1 the coordinates mean nothing.
     """
     return _source_pixels(affine[piece], piece.shape, piece.shape)
@@ -89,32 +87,31 @@ def sample_pieces(
 
 
 def sample_pieces_cubic(
-    images: Shaped[_AnyArray, "J H W C"],
-    piece: Int[_AnyArray, "H W"],
-    y: Float[_AnyArray, "H W"],
-    x: Float[_AnyArray, "H W"],
-) -> Float[_AnyArray, "H W C"]:
+    images: Shaped[Array, "J H W C"],
+    piece: Int[Array, "H W"],
+    y: Float[Array, "H W"],
+    x: Float[Array, "H W"],
+) -> Float[Array, "H W C"]:
     """At each pixel the bicubic sample of that pixel's image alone: sharper than `sample_pieces`.
 
     The border's values go on beyond the frame. Beside edges samples may lie beyond the image's
-    range. Arrays are all NumPy's or all JAX's; the arguments are those of `sample_pieces`.
+    range. Differentiable in images and coordinates; the arguments are those of `sample_pieces`.
 
     Source: Keys 1981, "Cubic convolution interpolation for digital image processing", a = -1/2:
     inside the frame ramps are exact, and so are slopes.
     """
-    xp = images.__array_namespace__()
     height, width = piece.shape
-    y, x = xp.clip(y, 0, height - 1), xp.clip(x, 0, width - 1)
-    row, column = xp.floor(y).astype(xp.int32), xp.floor(x).astype(xp.int32)
-    down, right = _cubic_weights(y - xp.floor(y)), _cubic_weights(x - xp.floor(x))
-    rows = [xp.clip(row + i, 0, height - 1) for i in (-1, 0, 1, 2)]
-    columns = [xp.clip(column + i, 0, width - 1) for i in (-1, 0, 1, 2)]
+    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
+    row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
+    down, right = _cubic_weights(y - jnp.floor(y)), _cubic_weights(x - jnp.floor(x))
+    rows = [jnp.clip(row + i, 0, height - 1) for i in (-1, 0, 1, 2)]
+    columns = [jnp.clip(column + i, 0, width - 1) for i in (-1, 0, 1, 2)]
     total = 0.0
     for i in range(4):
         for j in range(4):
             weight = (down[i] * right[j])[..., None]
-            total = total + weight * images[piece, rows[i], columns[j]].astype(xp.float32)
-    return xp.where((piece >= 0)[..., None], total, xp.zeros_like(total))
+            total = total + weight * images[piece, rows[i], columns[j]].astype(jnp.float32)
+    return jnp.where((piece >= 0)[..., None], total, jnp.zeros_like(total))
 
 
 def crop_resize(
@@ -248,7 +245,7 @@ def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
     return jnp.where(mask.any(), box, jnp.zeros_like(box))
 
 
-def _cubic_weights(part: Float[_AnyArray, "H W"]) -> list[Float[_AnyArray, "H W"]]:
+def _cubic_weights(part: Float[Array, "H W"]) -> list[Float[Array, "H W"]]:
     """Of the pixels at -1, 0, 1 and 2, for a sample at `part`, 0 to 1."""
     return [
         part * (part * (1.0 - 0.5 * part) - 0.5),
@@ -273,17 +270,16 @@ def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Arra
 
 
 def _source_pixels(
-    affine: Float[_AnyArray, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
-) -> tuple[Float[_AnyArray, "h w"], Float[_AnyArray, "h w"]]:
+    affine: Float[Array, "*B 2 3"], size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
     """(y, x) in the image, counted from its first pixel's centre, where each pixel looks.
 
     The affine is one for all of `size`, or one for each pixel. Written out: a matrix product may
     round coordinates to bfloat16.
     """
-    xp = affine.__array_namespace__()
-    affine = affine.astype(xp.float32)
-    x = xp.arange(size[1], dtype=xp.float32) + (0.5 - size[1] / 2)
-    y = xp.arange(size[0], dtype=xp.float32)[:, None] + (0.5 - size[0] / 2)
+    affine = affine.astype(jnp.float32)
+    x = jnp.arange(size[1], dtype=jnp.float32) + (0.5 - size[1] / 2)
+    y = jnp.arange(size[0], dtype=jnp.float32)[:, None] + (0.5 - size[0] / 2)
 
     def look(row, middle):
         return affine[..., row, 0] * x + affine[..., row, 1] * y + affine[..., row, 2] + middle

@@ -111,18 +111,11 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.synthesis.consistency_weight: found {losses.consistency_weight}, expected 0 "
             "with config.features.weights: published weights cannot name classes; change either"
         )
-    simulation = make(SimulationConfig, config.simulation, "config.simulation")
-    if simulation.borrowed_share and not losses.consistency_weight:
-        raise InputError(
-            f"config.simulation.borrowed_share: found {simulation.borrowed_share}, expected 0 with "
-            "config.synthesis.consistency_weight=0: nothing else tells whether a photo of a "
-            "borrowed canvas is good; change either"
-        )
     disturbance = config.transformer.disturbance
     trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(
         bank=bank,
-        simulation=simulation,
+        simulation=make(SimulationConfig, config.simulation, "config.simulation"),
         disturbance=make(DisturbanceConfig, disturbance, "config.transformer.disturbance"),
         losses=losses,
         vgg=make(VGGConfig, trunk, "config.features"),

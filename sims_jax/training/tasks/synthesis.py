@@ -11,16 +11,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from sims_jax.bank.choose import layer_places
-from sims_jax.bank.photo import WHITE, as_float
+from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
-from sims_jax.canvas.simulate import Borrowed, Donors, SimulationConfig, relight_both, simulate
+from sims_jax.canvas.simulate import Donors, SimulationConfig, relight_both, simulate
 from sims_jax.config import check_numbers
 from sims_jax.labels import LabelSpace, colorize
 from sims_jax.losses import cross_entropy
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
-from sims_jax.ops.affine import look_up, sample_pieces_cubic
 from sims_jax.ops.bits import pack_bits_numpy
 from sims_jax.ops.light import measure_light
 from sims_jax.ops.sheet import contact_sheet
@@ -107,11 +106,7 @@ class SynthesisTask:
         slot = draw_donors(rng, (self.donors.row[row] >= 0).sum(axis=1))
         layers = self.canvas.layers
         example = photo_example(self.store, self.store, self.donors, index, slot, layers)
-        example["lit_as"] = self.store.photo[rng.integers(self.count)]
-        if self.simulation.borrowed_share:
-            used = rng.random() < self.simulation.borrowed_share
-            example["borrowed"] = borrow(self.store, self.donors, index, slot, layers, used)
-        return example
+        return example | {"lit_as": self.store.photo[rng.integers(self.count)]}
 
     def init(self, key):
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], self._heldout_example(0))
@@ -121,25 +116,19 @@ class SynthesisTask:
         return params if self.smaller is None else carry_over(self.smaller, params)
 
     def loss(self, params, batch, keys):
-        """Perceptual loss of the photo plus what else `LossConfig` weighs.
-
-        What is made of a borrowed canvas has no truth to be compared with.
-        """
+        """Perceptual loss of the photo plus what else `LossConfig` weighs."""
         canvas, truth = self.simulate(batch, keys, self.simulation)
         output = self.network.apply(params, *self._inputs(canvas))
         found = self.features.compare(output.photo, truth, self.dtype)
-        metrics = {"perceptual": found.distance} | found.by_layer
-        loss = found.distance
-        if self.losses.texture_weight:
-            metrics |= {"texture": found.texture} | found.by_texture
-            loss += self.losses.texture_weight * found.texture
-        if "borrowed" in batch:
-            loss = jnp.where(batch["borrowed"].used, 0.0, loss)
-        metrics["segmentation"] = cross_entropy(output.segmentation_logits, batch["layout"])
-        loss += self.losses.segmentation_weight * metrics["segmentation"]
+        segmentation = cross_entropy(output.segmentation_logits, batch["layout"])
+        loss = found.distance + self.losses.segmentation_weight * segmentation
+        metrics = {"perceptual": found.distance, "segmentation": segmentation} | found.by_layer
         if self.losses.consistency_weight:
             metrics["consistency"] = cross_entropy(found.logits, batch["layout"])
             loss += self.losses.consistency_weight * metrics["consistency"]
+        if self.losses.texture_weight:
+            metrics |= {"texture": found.texture} | found.by_texture
+            loss += self.losses.texture_weight * found.texture
         return loss, metrics
 
     def simulate(self, batch, keys, simulation: SimulationConfig) -> tuple[Canvas, Array]:
@@ -150,19 +139,11 @@ class SynthesisTask:
         """
 
         def one(example):
-            key, lit_as, photo, component, layout, donors, borrowed = example
+            key, lit_as, photo, component, layout, donors = example
             component = component.astype(jnp.int32)
             photo = as_float(photo)
             canvas = simulate(
-                key,
-                photo,
-                component,
-                layout,
-                donors,
-                simulation,
-                self.canvas,
-                self.labels,
-                borrowed,
+                key, photo, component, layout, donors, simulation, self.canvas, self.labels
             )
             if not simulation.relight_share:
                 return canvas, photo
@@ -170,7 +151,7 @@ class SynthesisTask:
             return relight_both(jax.random.fold_in(key, 1), canvas, photo, light, simulation)
 
         parts = ("lit_as", "photo", "component", "layout", "donors")
-        examples = keys, *(batch[part] for part in parts), batch.get("borrowed")
+        examples = keys, *(batch[part] for part in parts)
         return jax.lax.platform_dependent(
             examples, cpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
         )
@@ -278,25 +259,6 @@ def photo_example(
             found=donor >= 0,
         ),
     }
-
-
-def borrow(
-    bank: Store, table: DonorTable, index: int, slot: np.ndarray, layers: int, used: bool
-) -> Borrowed:
-    """The own pixels of the donors that `photo_example` has for a photo of the bank.
-
-    Read as composition reads them (`compose.paste`). Where there is no donor they mean nothing;
-    they are not read if they are not used.
-    """
-    component, row = bank.component[index], bank.row_of[index]
-    rgb = np.zeros((layers, *component.shape, 3), np.uint8)
-    if used:
-        for layer, place in enumerate(layer_places(slot, layers)):
-            photo = bank.row_photo[table.row[row, place]][component]
-            y, x = look_up(table.affine[row, place], component)
-            colors = sample_pieces_cubic(bank.photo, photo, y, x)
-            rgb[layer] = np.clip(np.rint(colors), 0, WHITE)
-    return Borrowed(rgb=rgb, used=np.bool_(used))
 
 
 def fill_mean(canvas: Canvas):
