@@ -136,9 +136,14 @@ def said_of_training(tmp_path, config, stores, capsys):
     )
     yield message_of(OrderingTask.create, None, flat, flat)
     yield message_of(loop._check_finite, {"loss": float("nan")}, "synthesis", 5, 4)
-    with pytest.raises(SystemExit):
-        commands.exit_with_one_line(stop)
-    yield capsys.readouterr().err
+    for ends in (
+        lambda: commands.exit_with_one_line(stop),
+        lambda: commands._find_presets(["--config=nope"]),
+        lambda: synthesize_command.synthesize_parser().parse_args(["--workdir="]),
+    ):
+        with pytest.raises(SystemExit):
+            ends()
+        yield capsys.readouterr().err
 
 
 def all_planar(store):
