@@ -12,6 +12,7 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 """
 
 import fractions
+import itertools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -102,16 +103,14 @@ def sample_pieces_cubic(
     """
     height, width = piece.shape
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
-    row, column = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
-    down, right = _cubic_weights(y - jnp.floor(y)), _cubic_weights(x - jnp.floor(x))
-    rows = [jnp.clip(row + i, 0, height - 1) for i in (-1, 0, 1, 2)]
-    columns = [jnp.clip(column + i, 0, width - 1) for i in (-1, 0, 1, 2)]
-    total = 0.0
-    for i in range(4):
-        for j in range(4):
-            weight = (down[i] * right[j])[..., None]
-            total = total + weight * images[piece, rows[i], columns[j]].astype(jnp.float32)
-    return jnp.where((piece >= 0)[..., None], total, jnp.zeros_like(total))
+    top, left = jnp.floor(y), jnp.floor(x)
+    down, right = _cubic_weights(y - top), _cubic_weights(x - left)
+    total = jnp.zeros((*piece.shape, images.shape[-1]), jnp.float32)
+    for i, j in itertools.product(range(4), repeat=2):
+        row = jnp.clip(top.astype(jnp.int32) + (i - 1), 0, height - 1)
+        column = jnp.clip(left.astype(jnp.int32) + (j - 1), 0, width - 1)
+        total += (down[i] * right[j])[..., None] * images[piece, row, column].astype(jnp.float32)
+    return jnp.where((piece >= 0)[..., None], total, 0.0)
 
 
 def crop_resize(
