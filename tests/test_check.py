@@ -118,6 +118,18 @@ def test_a_path_that_is_wrong_is_the_first_that_is_said(tmp_path):
     assert verdict == "folder: faults to correct: 1"
 
 
+def test_a_photo_in_both_lists_is_one_fault(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "split.json"
+    content = json.loads(path.read_text())
+    content["val"].append(content["train"][0])
+    path.write_text(json.dumps(content))
+    report = check(tmp_path)
+    (fault,) = report.faults
+    assert fault.message.startswith(f"{path}: found names in train and in val: 1 (first: straße ")
+    assert report.remarks == []
+
+
 def test_links_may_be_meant(tmp_path):
     write_folder(tmp_path / "data")
     plant_link(tmp_path / "data")

@@ -322,7 +322,11 @@ def test_folder_split_file(own_folder):
         ({"train": names[1:], "val": []}, "without empty lists"),
         ({"train": names[1:]}, "photos it does not list: 1 (first: p0)"),
         ({"train": [*names, "p9"]}, "names without a photo: 1 (first: p9)"),
-        ({"train": names, "val": ["p0"]}, "names listed twice: 1 (first: p0)"),
+        ({"train": names, "val": ["p0"]}, "names in train and in val: 1 (first: p0)"),
+        ({"train": [*names, "p0"]}, "names listed twice: 1 (first: p0)"),
+        ({"train": names, "validation": ["p0"]}, "key validation, expected train, val; did you m"),
+        ({"training": names, "val": ["p0"]}, "found key training, expected train, val; did you me"),
+        ({"val": names}, "found no key train"),
         ([], "no JSON object"),
     ]:
         split.write_text(json.dumps(content))
@@ -335,6 +339,10 @@ def test_folder_split_file(own_folder):
         ("{", "no valid JSON"),
         ({}, "no key classes"),
         ({"classes": CLASSES, "palette": []}, "found key palette"),
+        (
+            {"clases": CLASSES},
+            "found key clases, expected classes, depth_unit_m, name, void_ids",
+        ),
         ({"classes": [{"name": "sky"}]}, "class 0: found no key color"),
         ({"classes": [{"name": "sky", "color": [1, 2]}]}, "color [1, 2]"),
         ({"classes": [{"name": "sky", "color": [1, 2, 300]}]}, "(1, 2, 300)"),

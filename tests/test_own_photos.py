@@ -66,6 +66,12 @@ def keep_one(root, listed=False):
         (root / "split.json").unlink()
 
 
+def list_twice(root):
+    path = root / "split.json"
+    splits = json.loads(path.read_text())
+    path.write_text(json.dumps({"train": [*splits["train"], *splits["val"]], "val": splits["val"]}))
+
+
 def rename_to_no_text(root):
     (root / "photos" / "straße 1.png").rename(root / "photos" / os.fsdecode(b"stra\xdfe.png"))
 
@@ -97,6 +103,7 @@ PLANTS = {
     "one photo": keep_one,
     "one photo listed": lambda root: keep_one(root, listed=True),
     "a name too many": lambda root: (root / "split.json").write_text('{"train": ["a"]}'),
+    "a name in both lists": list_twice,
     "no picture": lambda root: (root / "photos" / "straße 1.png").write_bytes(b"GIF89a"),
     "a photo of RGBA": lambda root: save(
         root / "photos" / "straße 1.png", np.zeros((*SIZE, 4), np.uint8)

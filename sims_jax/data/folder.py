@@ -8,6 +8,7 @@ root/split.json, {"train": [names], "val": [names]}.
 
 import collections
 import dataclasses
+import difflib
 import hashlib
 import json
 import pathlib
@@ -23,6 +24,7 @@ from sims_jax.labels import LabelSpace
 from sims_jax.words import counted
 
 _GROUPS = ("thin", "planar", "context")
+_LEAST_ALIKE = 0.4  # of a wrong key and the one that is meant: `validation` and `val`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +162,13 @@ def _read_json(path: pathlib.Path) -> dict:
 
 
 def _check_keys(content: dict, required: set[str], optional: set[str]) -> None:
+    known = sorted(required | optional)
+    if unknown := sorted(content.keys() - {*known}):
+        nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=_LEAST_ALIKE)
+        advice = f"did you mean {nearest[0]}?" if nearest else "correct or remove it"
+        raise InputError(f"found key {', '.join(unknown)}, expected {', '.join(known)}; {advice}")
     if missing := sorted(required - content.keys()):
         raise InputError(f"found no key {', '.join(missing)}, expected it; add it")
-    if unknown := sorted(content.keys() - required - optional):
-        known = ", ".join(sorted(required | optional))
-        raise InputError(f"found key {', '.join(unknown)}, expected {known}; correct or remove it")
 
 
 def _check_class(number: int, entry: object) -> None:
@@ -189,18 +193,27 @@ def _check_class(number: int, entry: object) -> None:
 
 def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair], refuse: Refuse) -> Splits:
     splits = _read_json(path)
-    if "train" not in splits or not all(
+    try:
+        _check_keys(splits, {"train"}, {"val"})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not all(
         isinstance(names, list) and names and all(isinstance(name, str) for name in names)
         for names in splits.values()
     ):
         raise InputError(
             f'{path}: expected {{"train": [names], "val": [names]}} without empty lists; correct it'
         )
-    listed = collections.Counter(name for names in splits.values() for name in names)
+    counts = {split: collections.Counter(names) for split, names in splits.items()}
+    train, val = counts["train"], counts.get("val", {})
+    listed = {**train, **val}
     wrong = {
         "names without a photo": [name for name in listed if name not in pairs],
         "photos it does not list": [name for name in pairs if name not in listed],
-        "names listed twice": [name for name, count in listed.items() if count > 1],
+        "names in train and in val": [name for name in train if name in val],
+        "names listed twice": [
+            name for names in counts.values() for name, count in names.items() if count > 1
+        ],
     }
     for what, names in wrong.items():
         if names:
@@ -208,8 +221,9 @@ def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair], refuse: Refuse) -
                 f"{path}: found {what}: {len(names)} (first: {names[0]}), expected every photo's"
             )
             refuse(InputError(f"{message} name without suffix once; correct the list", [path]))
-    known = {split: sorted(pairs.keys() & set(splits[split])) for split in splits}
-    return {split: tuple(pairs[name] for name in names) for split, names in known.items()}
+    # What is refused above is not to be found once more as a copy of itself.
+    known = {"train": pairs.keys() & train.keys(), "val": pairs.keys() & val.keys() - train.keys()}
+    return {split: tuple(pairs[name] for name in sorted(known[split])) for split in splits}
 
 
 def _split_by_hash(root: pathlib.Path, pairs: tuple[Pair, ...], val_frac: float) -> Splits:
