@@ -44,7 +44,6 @@ from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import protocol, report
 from sims_jax.evaluation.judge import train_judge
-from sims_jax.model import make_networks
 from sims_jax.programs import keep_programs
 from sims_jax.training.run import SPLITS, Run
 from sims_jax.training.settings import STAGES, read_settings
@@ -252,7 +251,6 @@ def vary(config: ConfigDict, name: str, seed: int) -> ConfigDict:
         varied.update(seed=seed, stages=STAGES)
         varied.update_from_flattened_dict(VARIANTS[name])
     read_settings(varied)
-    make_networks(varied, labels=None)
     return varied
 
 

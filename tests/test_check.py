@@ -196,6 +196,25 @@ def test_all_faults_at_once_by_the_command(tmp_path):
         assert sheet.width > 2 * 240
 
 
+@pytest.mark.parametrize(
+    ("flag", "found"),
+    [
+        ("--config.pipeline.max_pairs=-1", "config.pipeline.max_pairs: found -1, expected at l"),
+        ("--config.ordering.train.steps=0", "config.ordering.train.steps: found 0, expected at l"),
+        ("--config.synthesis.train.accumulation=3", "batch_size: found 4, expected a multiple of"),
+    ],
+)
+def test_a_config_that_training_would_refuse_is_refused_first(flag, found, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "sims_jax.data.check", f"--config=quickstart:{tmp_path}", flag],
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "none"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: config.") and found in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_sheet_has_the_faulty_samples_first(tmp_path):
     write_folder(tmp_path / "data")
     plant_void(tmp_path / "data")

@@ -18,8 +18,6 @@ from sims_jax import commands, processes, synthesize_command
 from sims_jax.bank.__main__ import bank_parser
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
-from sims_jax.labels import SCENES
-from sims_jax.model import make_networks
 from sims_jax.ops.sheet import GAP_PX, contact_sheet
 from sims_jax.training.settings import read_settings
 from sims_jax.training.termination import Terminated
@@ -113,7 +111,6 @@ def test_a_config_value_that_cannot_be(key, value, expected, tiny_config):
         config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError, match=re.escape(expected)):
         read_settings(config)
-        make_networks(config, SCENES)
 
 
 def test_unknown_config_argument(tmp_path):

@@ -81,7 +81,6 @@ class Run:
             config or the data, nothing was begun.
         """
         settings = read_settings(self.config)
-        make_networks(self.config, labels=None)
         self._check_needs()
         devices = describe_devices()
         dataset = None

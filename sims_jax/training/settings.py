@@ -9,6 +9,7 @@ from sims_jax.canvas.simulate import SimulationConfig
 from sims_jax.config import OF_NOW, check_numbers, check_size, make, unknown_key
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
+from sims_jax.model import make_networks
 from sims_jax.nets.vgg import MIN_SIZE_PX, VGGConfig
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.synthesis import LossConfig
@@ -77,7 +78,7 @@ class Settings:
 
 
 def read_settings(config: ConfigDict) -> Settings:
-    """Reads and checks a config.
+    """Reads and checks a config, what it says of the model's networks included.
 
     Raises:
       InputError: a key is unknown or missing, or a value cannot be.
@@ -111,6 +112,7 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.synthesis.consistency_weight: found {losses.consistency_weight}, expected 0 "
             "with config.features.weights: published weights cannot name classes; change either"
         )
+    make_networks(config, labels=None)
     disturbance = config.transformer.disturbance
     trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(

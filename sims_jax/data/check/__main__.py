@@ -1,5 +1,6 @@
 """`python -m sims_jax.data.check --config=...`: flags in, one call, status 1 where faults are.
 
+A config that training would refuse, whatever the data, is refused as there: one line, status 2.
 Nothing is written but the files that are asked for, and no accelerator is touched.
 """
 
@@ -12,7 +13,7 @@ FAULT_STATUS = 1
 
 
 def main() -> None:
-    """Checks the dataset of a config."""
+    """Checks a config, and then its dataset."""
     from absl import flags
 
     json_file = flags.DEFINE_string("json", None, "File for the whole report as JSON.")
@@ -22,7 +23,10 @@ def main() -> None:
     def check(config) -> None:
         from sims_jax.atomic import write_json
         from sims_jax.data.check.report import check_dataset, to_json, to_text, write_sheet
+        from sims_jax.training.settings import check_batches, read_settings
 
+        # What no data could mend is said first. Each device's share is not known yet: of one, all.
+        check_batches(read_settings(config), config.stages, devices=1)
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
         report = check_dataset(
             config.data,
