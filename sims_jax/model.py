@@ -26,7 +26,7 @@ from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.score import score_unit
 from sims_jax.bank.store import OnDisk, Store, open_bank
 from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
-from sims_jax.checkpoints import restore_finished
+from sims_jax.checkpoints import DONE_FILE, restore_finished
 from sims_jax.config import load_config, make
 from sims_jax.errors import InputError
 from sims_jax.images import decode_photo, read_bytes, read_instances
@@ -40,7 +40,7 @@ from sims_jax.ops.resize import resize_labels
 from sims_jax.result import Result, Source
 from sims_jax.types import Bank, BankSpec, Matches, Synthesis
 
-NETWORKS = ("transformer", "ordering", "densifier", "synthesis")
+NETWORKS = ("transformer", "ordering", "synthesis")  # and for coarse layouts the densifier
 PHOTOS, ROWS = (None, "device", "disk"), ("device", "stream")  # where they are: see `load`
 MAX_INSTANCE_ID = 2**16 - 1  # of `split_layout`, and of a PNG
 
@@ -109,7 +109,7 @@ class Model:
 
         Raises:
           InputError: the layout or the reference cannot be read; ids are no classes; the reference
-            is of one colour; an option is out of its range.
+            is of one colour; an option is out of its range; `coarse` lacks the densifier.
         """
         # Said in any case, so that the config's own is not another program.
         adherence = self.config.canvas.adherence if adherence is None else adherence
@@ -237,8 +237,8 @@ def load(workdir: str | os.PathLike, *, photos: str | None = None, rows: str = "
         read from disk in blocks for every synthesis, photos as well. The photos made are the same.
 
     Raises:
-      InputError: the workdir is none, is unfinished, or something in it is damaged; an option is
-        none.
+      InputError: the workdir is none, is unfinished (the densifier apart, which coarse layouts
+        alone need), or something in it is damaged; an option is none.
     """
     if photos not in PHOTOS or rows not in ROWS:
         raise InputError(
@@ -253,6 +253,9 @@ def load(workdir: str | os.PathLike, *, photos: str | None = None, rows: str = "
     workdir = pathlib.Path(workdir)
     config = load_config(workdir)
     params = {name: restore_finished(workdir / name) for name in NETWORKS}
+    densifier = workdir / "densifier"
+    trained = (densifier / DONE_FILE).exists()  # or `--config.stages` has left it out
+    params["densifier"] = restore_finished(densifier) if trained else None
     return assemble(config, open_bank(workdir / "bank", images=images), params, rows=rows)
 
 
@@ -341,10 +344,6 @@ def _resize_photo(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bicubic, channel by channel in float32; values stay in [0, 1]."""
     if photo.shape[:2] == tuple(size):
         return photo
-    channels = [
-        Image.fromarray(np.ascontiguousarray(photo[..., c])).resize(
-            size[::-1], Image.Resampling.BICUBIC
-        )
-        for c in range(photo.shape[-1])
-    ]
-    return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=-1), 0.0, 1.0)
+    channels = [Image.fromarray(np.ascontiguousarray(c)) for c in np.moveaxis(photo, -1, 0)]
+    resized = [c.resize(size[::-1], Image.Resampling.BICUBIC) for c in channels]
+    return np.clip(np.stack([np.asarray(c) for c in resized], axis=-1), 0.0, 1.0)

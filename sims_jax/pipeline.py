@@ -106,7 +106,10 @@ class Networks:
 
 @struct.dataclass
 class Params:
-    """The four networks' parameters, with the description of what they are parameters of."""
+    """The four networks' parameters, with the description of what they are parameters of.
+
+    The densifier's, for coarse layouts alone, are None where it was not trained.
+    """
 
     transformer: Any
     ordering: Any
@@ -180,7 +183,16 @@ def paint(params: Params, canvas: Canvas) -> Float[Array, "B H W 3"]:
 
 
 def densify(params: Params, coarse: UInt8[Array, "B H W"]) -> UInt8[Array, "B H W"]:
-    """Dense layouts of coarse ones; what is labelled already may change, too (SIMS, Sec. 6)."""
+    """Dense layouts of coarse ones; what is labelled already may change, too (SIMS, Sec. 6).
+
+    Raises:
+      InputError: the densifier was not trained.
+    """
+    if params.densifier is None:
+        raise InputError(
+            "coarse: found no densifier, expected one trained to its end; give train.py's command "
+            "with the stage densifier, or give dense layouts"
+        )
     labels = params.networks.labels
     network = Densifier(params.networks.densifier, labels.num_classes)
     logits = network.apply(params.densifier, one_hot_layout(coarse, labels.num_classes))

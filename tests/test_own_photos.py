@@ -174,6 +174,8 @@ def said_of_synthesize(tmp_path, model, capsys):
 
     yield message_of(sims_jax.load, tmp_path / "nowhere")
     yield message_of(sims_jax.model.restore_finished, tmp_path / "nowhere")
+    undensified = dataclasses.replace(model, params=model.params.replace(densifier=None))
+    yield message_of(undensified.synthesize, np.zeros((8, 8), np.uint8), coarse=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sims_jax, "load", lambda workdir, **where: model)
         (tmp_path / "none").mkdir()

@@ -22,7 +22,7 @@ import sims_jax
 from sims_jax import pipeline
 from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
-from sims_jax.config import save_config
+from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
 from sims_jax.training.loop import train
 from sims_jax.training.run import STAGES, Run
@@ -141,6 +141,18 @@ def test_stages_that_lack_another_are_refused_before_any_is_trained(tiny_config,
     with pytest.raises(InputError, match=r"config\.stages: found none, expected some of bank"):
         Run(config, tmp_path).run()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_without_a_densifier_makes_photos_of_dense_layouts(finished, tmp_path):
+    workdir, _ = finished
+    for name in (CONFIG_FILE, "bank", "transformer", "ordering", "synthesis"):
+        (tmp_path / name).symlink_to(workdir / name)
+    whole, without = map(sims_jax.load, (workdir, tmp_path))
+    layout = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64) // 32 % 8
+    expected = whole.synthesize(layout).photo
+    np.testing.assert_array_equal(without.synthesize(layout).photo, expected)
+    with pytest.raises(InputError, match=r"coarse: found no densifier, .* stage densifier"):
+        without.synthesize(layout, coarse=True)
 
 
 def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
