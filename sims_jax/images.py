@@ -149,7 +149,7 @@ def decode_image(where: Path, data: bytes, expected: str) -> Image.Image:
     def refuse_bomb(width: int, height: int) -> None:
         if width * height > Image.MAX_IMAGE_PIXELS:
             limit = f"{Image.MAX_IMAGE_PIXELS // 10**6} million pixels at most"
-            raise InputError(f"{where}: found {width}x{height} pixels, expected {limit}; shrink it")
+            raise InputError(f"{where}: found {height}x{width} pixels, expected {limit}; shrink it")
 
     try:
         if _is_png(data) and len(data) >= _PNG_IHDR.size:

@@ -40,7 +40,7 @@ def plant_palette(root):
 
 
 def plant_size(root):
-    return save(layout_of(root), np.zeros((SIZE[0] // 2, SIZE[1]), np.uint8)), "32x12 pixels"
+    return save(layout_of(root), np.zeros((SIZE[0] // 2, SIZE[1]), np.uint8)), "12x32 pixels"
 
 
 def plant_turned(root):
@@ -92,7 +92,7 @@ def plant_empty_file(root):
     return layout_of(root), "0 bytes"
 
 
-def plant_bomb(root, side=12_000):
+def plant_bomb(root, height=12_000, width=11_999):
     """432 MB of zeros in 430 kB: a whole PNG, if one would decode it."""
     path = root / "photos" / "straße 1.png"
 
@@ -101,13 +101,13 @@ def plant_bomb(root, side=12_000):
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         )
 
-    packer, row = zlib.compressobj(1), bytes(1 + 3 * side)
-    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    packer, row = zlib.compressobj(1), bytes(1 + 3 * width)
+    packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
     )
-    return path, "12000x12000 pixels"
+    return path, "12000x11999 pixels"
 
 
 def plant_link(root):

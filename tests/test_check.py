@@ -53,7 +53,7 @@ def test_a_sound_dataset_passes(name, tmp_path):
     content = to_json(report)
     assert report.passed and not content["faults"], content["faults"]
     assert content["photos"] == {"train": NUM_TRAIN, "val": NUM_VAL}
-    assert content["sizes"] == {f"{SIZE[1]}x{SIZE[0]}": NUM_TRAIN + NUM_VAL}
+    assert content["sizes"] == {f"{SIZE[0]}x{SIZE[1]}": NUM_TRAIN + NUM_VAL}
     seen = {name: entry for name, entry in content["classes"].items() if entry["photos"]}
     assert len(seen) == 4 and all(entry["segments"] for entry in seen.values())
     assert sum(entry["share"] for entry in seen.values()) + content["void_share"] == (

@@ -184,7 +184,7 @@ def test_a_jpeg_where_layouts_alone_are_is_named(camvid_copy):
 
 def spoil_size(root):
     Image.new("L", (4, 4)).save(root / "trainannot" / "0016E5_00420.png")
-    return "found 4x4 pixels, expected 8x6"
+    return "found 4x4 pixels, expected 6x8"
 
 
 def spoil_ids(root):

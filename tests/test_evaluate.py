@@ -283,6 +283,12 @@ def test_photos_of_others_are_judged(workdir, tiny_stores):
         run(workdir, f"--photos={folder}")
 
 
+def test_photos_of_other_proportions_are_named(tmp_path):
+    write_picture(tmp_path / "high.png", np.zeros((40, 10, 3), np.uint8))
+    with pytest.raises(InputError, match="found 40x10 pixels, expected the proportions of 48x64,"):
+        judged_sets._read_photo(tmp_path / "high.png", (48, 64))
+
+
 def test_the_standard_distance_is_told_where_its_network_is_given(
     workdir, tiny_model, monkeypatch, capsys
 ):

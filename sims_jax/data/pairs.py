@@ -120,8 +120,8 @@ class Pair:
             if values.shape == size[::-1]:
                 advice = "turn it: photos are read upright, as their EXIF orientation says"
             raise InputError(
-                f"{path}: found {values.shape[1]}x{values.shape[0]} pixels, expected "
-                f"{size[1]}x{size[0]}, the size of {self.photo}; {advice}"
+                f"{path}: found {values.shape[0]}x{values.shape[1]} pixels, expected "
+                f"{size[0]}x{size[1]}, the size of {self.photo}; {advice}"
             )
 
 

@@ -231,7 +231,7 @@ def _read_photo(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     height, width = photo.shape[:2]
     if abs(width * size[0] / (height * size[1]) - 1) > MOST_STRETCHED:
         raise InputError(
-            f"{path}: found {width}x{height} pixels, expected the proportions of {size[1]}x"
-            f"{size[0]}, the model's size; crop it"
+            f"{path}: found {height}x{width} pixels, expected the proportions of {size[0]}x"
+            f"{size[1]}, the model's size; crop it"
         )
     return resize_photo(photo, size)

@@ -143,7 +143,7 @@ def to_json(report: Report) -> dict[str, Any]:
     total = max(int(pixels.sum()), 1)
     return content | {
         "void_share": round(float(pixels[-1]) / total, 4),
-        "sizes": {f"{width}x{height}": n for (height, width), n in sizes.most_common()},
+        "sizes": {f"{height}x{width}": n for (height, width), n in sizes.most_common()},
         "classes": {
             name: {
                 "share": round(float(pixels[i]) / total, 6),
