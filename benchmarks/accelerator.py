@@ -43,6 +43,7 @@ from sims_jax import pipeline
 from sims_jax.atomic import write_json
 from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.match import match
+from sims_jax.commands import to_path
 from sims_jax.labels import CITYSCAPES, SCENES
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import draw_store, invent_tasks, peak_bytes
@@ -62,7 +63,7 @@ COPY_BYTES = 2**30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", required=True, type=pathlib.Path)
+    parser.add_argument("--json", required=True, type=to_path)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the bank of `retrieval`")
     parser.add_argument("--parts", default=PARTS, choices=PARTS, nargs="+", help="default: all")
     arguments = parser.parse_args()

@@ -25,6 +25,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy import ndimage
 
+from sims_jax.commands import to_path
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import VOID
 from sims_jax.ops.components import component_boxes, label_components, rank_components
@@ -38,8 +39,8 @@ EIGHT = np.ones((3, 3))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", required=True, type=parse_size, help="HxW in pixels")
-    parser.add_argument("--json", required=True, type=pathlib.Path)
-    parser.add_argument("--layouts", type=pathlib.Path, help="PNGs of ids; else scenes are drawn")
+    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--layouts", type=to_path, help="PNGs of ids; else scenes are drawn")
     parser.add_argument("--void", type=int, default=VOID, help="id of unlabelled pixels")
     arguments = parser.parse_args()
     height, width = arguments.size

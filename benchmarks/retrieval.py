@@ -24,7 +24,6 @@ is one, or as many as `--devices` says.
 import argparse
 import json
 import os
-import pathlib
 import resource
 from collections.abc import Callable
 
@@ -43,6 +42,7 @@ from sims_jax.bank.donors import BATCH as DONOR_BATCH
 from sims_jax.bank.match import match, search
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
+from sims_jax.commands import to_path
 from sims_jax.labels import LabelSpace
 
 REPEATS = 7
@@ -56,9 +56,9 @@ def main() -> None:
     parser.add_argument("--segments", required=True, type=int, help="rows of the bank")
     parser.add_argument("--grid", required=True, type=parse_size, help="HxW in cells")
     parser.add_argument("--queries", required=True, type=int, help="layouts")
-    parser.add_argument("--json", required=True, type=pathlib.Path)
-    parser.add_argument("--layouts", type=pathlib.Path, help="PNGs of ids; else scenes are drawn")
-    parser.add_argument("--query-layouts", type=pathlib.Path, help="others, not in the bank")
+    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--layouts", type=to_path, help="PNGs of ids; else scenes are drawn")
+    parser.add_argument("--query-layouts", type=to_path, help="others, not in the bank")
     parser.add_argument("--labels", default="SCENES", choices=("SCENES", "CAMVID", "CITYSCAPES"))
     parser.add_argument("--devices", type=int, default=1, help="of a CPU")
     arguments = parser.parse_args()

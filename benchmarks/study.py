@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from benchmarks.study_table import summarize, to_markdown
 from sims_jax.atomic import write_json
 from sims_jax.bank.store import open_bank
-from sims_jax.commands import define_workdir, run_with_config
+from sims_jax.commands import define_path, define_workdir, run_with_config
 from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
@@ -135,7 +135,7 @@ def main() -> None:
     baselines = flags.DEFINE_bool(
         "baselines", False, f"Also the raw canvas of {AS_IS}, and its f without canvas (CRN)."
     )
-    json_file = flags.DEFINE_string("json", None, "The table's file; default WORKDIR/study.json.")
+    json_file = define_path("json", "The table's file; default WORKDIR/study.json.")
 
     def run(config: ConfigDict) -> None:
         folder = pathlib.Path(workdir.value)

@@ -40,6 +40,7 @@ import numpy as np
 from benchmarks.timing import time_in_turn
 from configs.camvid import get_config
 from sims_jax.atomic import write_json
+from sims_jax.commands import to_path
 from sims_jax.labels import SCENES
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.rng import example_keys
@@ -74,7 +75,7 @@ TORCH = {  # name: (compiled, bfloat16)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", required=True, type=pathlib.Path)
+    parser.add_argument("--json", required=True, type=to_path)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="that are timed")
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count())

@@ -49,14 +49,22 @@ def define_workdir(told: str):
     """The flag `--workdir`, which is required."""
     from absl import flags
 
-    workdir = flags.DEFINE_string("workdir", None, told)
+    workdir = define_path("workdir", told)
     flags.mark_flag_as_required("workdir")
-    flags.register_validator("workdir", lambda text: text != "", message=NO_PATH)
     return workdir
 
 
+def define_path(name: str, told: str):
+    """A flag of absl's for a path. That of an unset variable is not the current folder."""
+    from absl import flags
+
+    path = flags.DEFINE_string(name, None, told)
+    flags.register_validator(name, lambda text: text != "", message=NO_PATH)
+    return path
+
+
 def to_path(text: str) -> pathlib.Path:
-    """A path among `argparse`'s flags. That of an unset variable is not the current folder."""
+    """A path among `argparse`'s flags; as `define_path` for absl's."""
     if not text:
         raise argparse.ArgumentTypeError(NO_PATH)
     return pathlib.Path(text)

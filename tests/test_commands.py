@@ -23,6 +23,11 @@ from sims_jax.training.settings import read_settings
 from sims_jax.training.termination import Terminated
 
 ROOT = pathlib.Path(__file__).parents[1]
+EXTRAS = {  # what a benchmark imports that is not always installed
+    "benchmarks.bank": "usearch",
+    "benchmarks.retrieval": "usearch",
+    "benchmarks.train_step": "torch",
+}
 
 
 def run(program: str, *arguments: str):
@@ -160,6 +165,38 @@ def test_a_path_that_is_empty_is_not_the_current_folder(capsys):
         assert stop.value.code == 2
         (empty,) = (flag.strip("=") for flag in flags if flag.endswith("="))
         assert f"{empty}: found nothing, expected a path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        ("sims_jax.data.check", "--json="),
+        ("sims_jax.data.check", "--sheet="),
+        ("benchmarks.study", "--json="),
+        ("benchmarks.study", "--workdir="),
+        ("benchmarks.accelerator", "--json="),
+        ("benchmarks.bank", "--folder="),
+        ("benchmarks.components", "--layouts="),
+        ("benchmarks.retrieval", "--query-layouts="),
+        ("benchmarks.synthesize", "--workdir="),
+        ("benchmarks.train_step", "--json="),
+    ],
+)
+def test_a_file_of_no_name_is_not_taken_for_none(module, flag):
+    if extra := EXTRAS.get(module):
+        pytest.importorskip(extra, reason="the extra `bench` is not installed")
+    config = (
+        ["--config=quickstart"] if module in ("sims_jax.data.check", "benchmarks.study") else []
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", module, *config, flag],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert re.search(f"{flag.strip('=')}.*: found nothing, expected a path", found.stderr)
 
 
 def test_help_tells_of_no_flags_of_libraries():

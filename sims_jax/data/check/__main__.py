@@ -7,7 +7,7 @@ Nothing is written but the files that are asked for, and no accelerator is touch
 import pathlib
 import sys
 
-from sims_jax.commands import exit_with_one_line, run_with_config
+from sims_jax.commands import define_path, exit_with_one_line, run_with_config
 
 FAULT_STATUS = 1
 
@@ -16,8 +16,8 @@ def main() -> None:
     """Checks a config, and then its dataset."""
     from absl import flags
 
-    json_file = flags.DEFINE_string("json", None, "File for the whole report as JSON.")
-    sheet = flags.DEFINE_string("sheet", None, "PNG of photos and layouts to look at.")
+    json_file = define_path("json", "File for the whole report as JSON.")
+    sheet = define_path("sheet", "PNG of photos and layouts to look at.")
     follow = flags.DEFINE_bool("follow_links", False, "Files may be links out of the folder.")
 
     def check(config) -> None:
