@@ -4,7 +4,8 @@ An edit is recorded in `bank.json` before the first part moves, and struck out a
 is killed in between, the bank is refused to whoever opens it, and the next edit carries the
 recorded one out first: both kinds go on from whatever is done. New parts are made aside and moved
 in, so that a mistake among the new photos leaves the bank as it was. Of several edits at once, each
-waits for the one before, those of banks in one folder too.
+waits for the one before, those of banks in one folder too. To repeat an edit that is done, perhaps
+by another command, is no mistake: it is told of, and changes nothing.
 
 The digest of an edited bank is that of a bank built of the same photos.
 """
@@ -34,6 +35,7 @@ from sims_jax.bank.parts import (
     list_parts,
     part_folder,
     read_json,
+    read_meta,
     sweep,
 )
 from sims_jax.bank.traces import (
@@ -106,16 +108,14 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
       What was deleted.
 
     Raises:
-      InputError: the bank cannot be read, does not have a photo (any more), or has no others.
+      InputError: the bank cannot be read, never had a photo, or has no others.
     """
     folder = pathlib.Path(folder).absolute()
     read_description(folder)  # an error if there is none
     with locked(folder.absolute().parent / _LOCKED):
-        last = _finish_killed(folder)
-        if last and last["kind"] == "remove" and set(photo_ids) <= set(last["photos"]):
-            return []
-        _check_removal(folder, photo_ids)
-        return _edit(folder, {"kind": "remove", "photos": list(dict.fromkeys(photo_ids))})
+        _finish_killed(folder)
+        left = _find_left(folder, photo_ids)
+        return _edit(folder, {"kind": "remove", "photos": left}) if left else []
 
 
 def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
@@ -125,9 +125,9 @@ def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[p
       InputError: as of `remove_photos`, or an edit of the bank was killed.
     """
     folder = pathlib.Path(folder).absolute()
-    _check_removal(folder, photo_ids)
-    parts = {part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in photo_ids}
-    return [*sorted(parts), *find_traces(folder, photo_ids)[0]]
+    left = _find_left(folder, photo_ids)
+    parts = sorted(part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in left)
+    return [*parts, *find_traces(folder, left)[0]] if left else []
 
 
 def _append(
@@ -148,11 +148,17 @@ def _append(
     if last and list(index_of) == last["photos"]:
         return last["photos"]
     known = list_parts(folder / PARTS_FOLDER)
-    if present := sorted(index_of.keys() & known.keys()):
-        raise InputError(
-            f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
-            f"has ({', '.join(present)}), expected others; leave them out, or rename them"
-        )
+    present = sorted(index_of.keys() & known.keys())
+    repeated = any(
+        (one["source"], one["photos"]) == (source_name, list(index_of))
+        for one in description.get("appended", ())
+    )
+    already_has = InputError(
+        f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
+        f"has ({', '.join(present)}), expected others; leave them out, or rename them"
+    )
+    if present and not repeated:
+        raise already_has
     if others and (held := find_in_others(folder, index_of)):
         other, ids = next(iter(held.items()))
         raise InputError(
@@ -166,27 +172,44 @@ def _append(
     stored = read_json(next(iter(known.values())) / META_FILE)["arrays"]
     fields = {field for field in _MAY_LACK if field in stored}
     examples = (_conform(source[index], fields) for index in index_of.values())
-    edit = {"kind": "append", "source": source_name, "licence": licence}
-    _edit(folder, edit | {"photos": write_parts(examples, spec, aside)})
-    return list(index_of)
+    photo_ids = write_parts(examples, spec, aside)
+    if repeated:
+        made = {one: _digest_part(path) for one, path in list_parts(aside).items()}
+        shutil.rmtree(aside)
+        if made != {one: _digest_part(known[one]) for one in made}:
+            raise already_has  # of the same names, and otherwise since
+        print(f"{folder}: appended before, from the same files")
+    else:
+        edit = {"kind": "append", "source": source_name, "licence": licence}
+        _edit(folder, edit | {"photos": photo_ids})
+    return photo_ids
 
 
-def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> None:
+def _digest_part(path: pathlib.Path) -> str:
+    return read_meta(path)["digest"]
+
+
+def _find_left(folder: pathlib.Path, photo_ids: Sequence[str]) -> list[str]:
+    """Those of the photos to be taken out that are still there; the others must have been."""
     description, _ = read_finished(folder)
-    known = list_parts(folder / PARTS_FOLDER)
-    if unknown := [one for one in photo_ids if one not in known]:
-        before = hash_id(unknown[0]) in description.get("removed", ())
+    known, removed = list_parts(folder / PARTS_FOLDER), description.get("removed", ())
+    asked = dict.fromkeys(photo_ids)
+    absent = [one for one in asked if one not in known]
+    if unknown := [one for one in absent if hash_id(one) not in removed]:
         there = find_in_others(folder, unknown[:1])
         advice = f"remove it with --bank={next(iter(there))}" if there else "check --photo"
         raise InputError(
-            f"{folder}: found no photo {unknown[0]!r}{', it was taken out before' * before}; "
-            f"expected ids of its photos, as in sources.json; {advice}"
+            f"{folder}: found no photo {unknown[0]!r}, expected ids of its photos, as in "
+            f"sources.json; {advice}"
         )
-    if known.keys() <= set(photo_ids):
+    if known.keys() <= asked.keys():
         raise InputError(
             f"{folder}: found no photo that would stay, expected one; begin another workdir, with "
             "files without these photos"
         )
+    if absent:
+        print(f"{folder}: taken out before: {', '.join(absent)}")
+    return [one for one in asked if one in known]
 
 
 def _check_labels(source_name: str, found: LabelSpace, expected: LabelSpace) -> None:
