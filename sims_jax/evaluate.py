@@ -24,7 +24,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         prog="python -m sims_jax.evaluate", description="Judges photos of semantic layouts."
     )
     add = parser.add_argument
-    add("--workdir", required=True, type=to_path, help="of train.py: real photos and a model")
+    add("--workdir", type=to_path, help="of train.py, required: real photos, bank and model")
     add("--split", default="val", choices=("val",), help="the layouts: the workdir's held-out ones")
     add("--photos", type=to_path, help="judge these PNGs, named as the layouts, instead")
     add("--layouts", type=to_path, help="of --photos, where they are not the workdir's")

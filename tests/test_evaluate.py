@@ -313,6 +313,13 @@ def test_flags_that_do_not_go_together_are_refused(workdir):
             run(workdir, *flags)
 
 
+def test_a_judge_needs_a_workdir(tmp_path):
+    with pytest.raises(
+        InputError, match=r"--workdir: found none, .*the judge learns from its bank"
+    ):
+        report.evaluate(evaluate_parser().parse_args([f"--photos={tmp_path}", "--layouts=x"]))
+
+
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.json: not found, expected a workdir"):
         run(tmp_path)

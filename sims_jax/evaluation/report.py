@@ -49,8 +49,8 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     Raises:
       InputError: something that is asked for is missing, damaged, or of other proportions.
     """
-    workdir, folder = arguments.workdir, arguments.workdir / FOLDER
     _check(arguments)
+    workdir, folder = arguments.workdir, arguments.workdir / FOLDER
     describe_devices()  # or the platform that is asked for is missing
     inception = InceptionFeatures.read(arguments.inception) if arguments.inception else None
     load_config(workdir)  # an error if it is no workdir
@@ -112,6 +112,11 @@ def evaluate(arguments: argparse.Namespace) -> dict:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    if arguments.workdir is None:
+        raise InputError(
+            "--workdir: found none, expected one of train.py, for --photos of others, too: the "
+            "judge learns from its bank; add it"
+        )
     if arguments.real and not arguments.layouts:
         raise InputError("--real: found no --layouts, expected the layouts of the real photos")
     if arguments.layouts and not arguments.photos:
