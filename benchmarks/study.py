@@ -42,7 +42,7 @@ from sims_jax.commands import define_path, define_workdir, run_with_config
 from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
-from sims_jax.evaluation import protocol, report
+from sims_jax.evaluation import BASELINES, protocol, report
 from sims_jax.evaluation.judge import train_judge
 from sims_jax.programs import keep_programs
 from sims_jax.training.run import SPLITS, Run
@@ -133,7 +133,9 @@ def main() -> None:
     names = flags.DEFINE_list("variants", list(VARIANTS), f"Some of {', '.join(VARIANTS)}.")
     seeds = flags.DEFINE_list("seeds", ["0", "1"], f"{LEAST_SEEDS} or more, each of a whole run.")
     baselines = flags.DEFINE_bool(
-        "baselines", False, f"Also the raw canvas of {AS_IS}, and its f without canvas (CRN)."
+        "baselines",
+        False,
+        f"Also the bank's nearest photos; of {AS_IS} the raw canvas and f without canvas (CRN).",
     )
     json_file = define_path("json", "The table's file; default WORKDIR/study.json.")
 
@@ -169,7 +171,8 @@ class Study:
 
     Args:
       workdir: for all that is trained.   path: of the table, as JSON; beside it as Markdown.
-      baselines: also judge the raw canvas and f without canvas, of the config as it is.
+      baselines: also judge the bank's nearest photos, and the raw canvas and f without canvas of
+        the config as it is.
     """
 
     config: ConfigDict
@@ -306,7 +309,7 @@ def read_judged(run: pathlib.Path, baselines: bool) -> dict | None:
     if not path.exists():
         return None
     found = json.loads(path.read_text())
-    complete = not baselines or "crn" in found["scores"]
+    complete = not baselines or found["scores"].keys() >= {*BASELINES}
     return found if complete and found["protocol"]["version"] == protocol.VERSION else None
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sims_jax.evaluation import BASELINES
+
 JUDGE_DIGITS = 16  # of the judge's SHA-256
 SHOWN = ("accuracy", "miou", "frechet", "frechet_patches", "spectrum_gap", "gradient_ratio", "tint")
 
@@ -18,7 +20,7 @@ def summarize(reports: dict[str, list[dict]], variants: dict[str, dict], baselin
     rows = {"real": [first["scores"]["real"]]}
     for name, some in reports.items():
         rows[name] = [one["scores"]["photos"] for one in some]
-        for baseline in ("canvas", "crn"):
+        for baseline in BASELINES:
             if name == baselines_of and all(baseline in one["scores"] for one in some):
                 rows[baseline] = [one["scores"][baseline] for one in some]
     return {

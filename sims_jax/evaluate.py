@@ -29,7 +29,12 @@ def evaluate_parser() -> argparse.ArgumentParser:
     add("--photos", type=to_path, help="judge these PNGs, named as the layouts, instead")
     add("--layouts", type=to_path, help="of --photos, where they are not the workdir's")
     add("--real", type=to_path, help="their real photos, where not held out")
-    add("--baselines", action="store_true", help="also the raw canvas, and f without canvas (CRN)")
+    add(
+        "--baselines",
+        action="store_true",
+        help="also the raw canvas, the bank's photos of the most similar layouts, and f without "
+        "canvas (CRN)",
+    )
     add(
         "--reference",
         type=to_path,

@@ -14,8 +14,8 @@ from benchmarks.study import AS_IS, VARIANTS, Study, digest_stage, read_seeds, v
 from sims_jax.checkpoints import DONE_FILE
 from sims_jax.config import save_config
 from sims_jax.errors import InputError
+from sims_jax.evaluation import BASELINES, protocol
 from sims_jax.evaluation import judge as judging
-from sims_jax.evaluation import protocol
 from sims_jax.training.settings import STAGES
 
 
@@ -97,7 +97,7 @@ def trained(monkeypatch):
         value = float(len(judged))
         score = {"value": value, "low": value - 1, "high": value + 2}
         scores = dict.fromkeys(protocol.SCORES, score)
-        names = ["real", "photos"] + ["canvas", "crn"] * arguments.baselines
+        names = ["real", "photos"] + [*BASELINES] * arguments.baselines
         found = {
             "protocol": {"version": protocol.VERSION, "judge_sha256": "abc", "n": 4}
             | {"bootstrap": "basic", "size": [48, 64]},
@@ -147,7 +147,7 @@ def test_what_is_finished_is_skipped_and_what_is_shared_trained_once(
     table = make_study(tiny_config, moved, AS_IS, "no-elision", baselines=True).run()
     assert stages == ["synthesis"] * 2
     assert judged == [f"{n} seed-{s}" for s in (0, 1) for n in (AS_IS, "no-elision")]
-    assert list(table["variants"]) == ["real", AS_IS, "canvas", "crn", "no-elision"]
+    assert list(table["variants"]) == ["real", AS_IS, *BASELINES, "no-elision"]
 
 
 def test_a_study_refuses_what_it_cannot_compare(tiny_config, trained, tmp_path):
@@ -179,7 +179,7 @@ def test_networks_are_trained_and_judged(tiny_config, tmp_path, monkeypatch):
     config.transformer.train.update(steps=4, save_every=4, sheet_every=4)
     names = (AS_IS, "silhouettes-no-ordering", "no-transformer")
     rows = make_study(config, tmp_path, *names, baselines=True).run()["variants"]
-    assert list(rows) == ["real", AS_IS, "canvas", "crn", *names[1:]]
+    assert list(rows) == ["real", AS_IS, *BASELINES, *names[1:]]
     for row in rows.values():
         assert row["scores"]["accuracy"]["low"] <= row["scores"]["accuracy"]["value"] <= 1
     frechet = [row["scores"]["frechet"]["value"] for row in rows.values()]

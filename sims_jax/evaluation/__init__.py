@@ -3,3 +3,4 @@
 import pathlib
 
 MEDOID = pathlib.Path()  # a reference: the held-out photo whose light is nearest to the others'
+BASELINES = ("canvas", "nearest_photo", "crn")  # the sets that stand beside the photos

@@ -1,15 +1,19 @@
-"""What photos must beat: the raw canvas, and the same network f that never saw a canvas (CRN)."""
+"""What photos must beat: the bank's nearest photo as it is, the raw canvas, and the same network f
+that never saw a canvas (CRN)."""
 
 import dataclasses
 import pathlib
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
+from sims_jax.bank.store import Store
 from sims_jax.checkpoints import digest_params
 from sims_jax.config import CONFIG_FILE, load_config
 from sims_jax.errors import InputError
 from sims_jax.evaluation.kept import train_once
+from sims_jax.labels import VOID
 from sims_jax.model import Model
 from sims_jax.training.run import Run
 from sims_jax.training.settings import STAGES, read_settings
@@ -51,6 +55,17 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     where = jax.tree.leaves(params.synthesis)[0].sharding  # as the other networks' are
     params = params.replace(synthesis=jax.device_put(found, where))
     return dataclasses.replace(model, params=params).without_bank()
+
+
+def nearest_photos(
+    store: Store, layouts: UInt8[np.ndarray, "n H W"]
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """For each layout the bank's photo whose own layout agrees with it in most labelled pixels.
+
+    Nothing can look more like a photo; it says how far from the judged streets the bank's are.
+    """
+    agreeing = ((store.layout == layout) & (layout != VOID) for layout in layouts)
+    return np.stack([store.photo[np.argmax(some.sum(axis=(1, 2)))] for some in agreeing])
 
 
 def raw_canvas(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
 import sims_jax
 from sims_jax.bank.choose import LIGHT_STEPS
@@ -20,7 +20,7 @@ from sims_jax.bank.store import Store
 from sims_jax.data.listing import list_images, photo_id_of
 from sims_jax.errors import InputError
 from sims_jax.evaluation import protocol
-from sims_jax.evaluation.baselines import raw_canvas, train_without_canvas
+from sims_jax.evaluation.baselines import nearest_photos, raw_canvas, train_without_canvas
 from sims_jax.images import decode_photo, read_bytes
 from sims_jax.labels import LAYOUT_SUFFIXES, VOID, read_layout
 from sims_jax.metrics import confusion_matrix, mean_iou
@@ -47,6 +47,7 @@ class Made:
 
 def make_sets(
     arguments: argparse.Namespace,
+    store: Store,
     heldout: Store,
     reference: UInt8[np.ndarray, "H W 3"] | None,
     folder: pathlib.Path,
@@ -54,7 +55,7 @@ def make_sets(
     """The photos that the flags ask for.
 
     Args:
-      heldout: the layouts, and their real photos.
+      store: the bank.   heldout: the layouts, and their real photos.
       reference: the photo whose light all are made in.
       folder: where networks that an evaluation trains are kept.
     """
@@ -73,9 +74,11 @@ def make_sets(
     }
     if arguments.baselines:
         canvas = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
-        sets["canvas"] = canvas if reference is None else _map_photos(sharpen, canvas, reference)
         crn = train_without_canvas(arguments.workdir, folder, model)
-        sets["crn"] = _make_crn_photos(crn, heldout, reference)
+        made = _synthesize("synthesize without a bank", crn, heldout.layout)
+        sets["canvas"] = _bring(sharpen, canvas, reference)
+        sets["nearest_photo"] = _bring(_relight, nearest_photos(store, heldout.layout), reference)
+        sets["crn"] = _bring(_relight, _stack(made, lambda result: result.photo), reference)
     return Made(sets, {"photos": told}, np.stack([result.layout for result in results]))
 
 
@@ -91,26 +94,19 @@ def _light_spread(model: Model, result: Result) -> float:
     return float(np.sqrt(light.var(axis=0).mean())) if rows.size else 0.0
 
 
-def _make_crn_photos(crn: Model, heldout: Store, reference: np.ndarray | None) -> np.ndarray:
-    """Photos without a bank; in the light of a reference, each as a whole."""
-    photos = _stack(
-        _synthesize("synthesize without a bank", crn, heldout.layout), lambda r: r.photo
-    )
+def _relight(photo: Array, light: Light) -> Array:
+    """A photo as a whole in another light, and as sharp as a photo in it."""
+    return sharpen(relight(photo, measure_light(photo), light), light)
+
+
+def _bring(
+    change: Callable[[Array, Light], Array], photos: np.ndarray, reference: np.ndarray | None
+) -> np.ndarray:
+    """Photos in bytes, each brought to the light of the reference, if there is one."""
     if reference is None:
         return photos
-
-    def bring(photo, light):
-        return sharpen(relight(photo, measure_light(photo), light), light)
-
-    return _map_photos(bring, photos, reference)
-
-
-def _map_photos(
-    bring: Callable[[Any, Light], Any], photos: np.ndarray, reference: np.ndarray
-) -> np.ndarray:
-    """Photos in bytes, each brought to the light of a reference."""
     light = measure_light(as_float(reference))
-    one = jax.jit(lambda photo: bring(as_float(photo), light))
+    one = jax.jit(lambda photo: change(as_float(photo), light))
     return np.stack([to_uint8(np.asarray(one(photo))) for photo in photos])
 
 

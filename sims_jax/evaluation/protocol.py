@@ -22,7 +22,6 @@ VERSION = 2
 LEAST_PHOTOS = 2  # to be compared
 DRAWS, LEVEL, SEED = 200, 0.95, 0  # of the bootstrap
 HALVES = 20  # random halves of the real photos, whose distances are told for comparison
-BANK_PHOTOS = 256  # of the bank, that are compared with the real photos
 PATCHES_A_PHOTO = 12  # of which kernels are computed
 THUMBNAIL_PX = 4  # pixels a side that are averaged before photos are compared with training photos
 
@@ -152,34 +151,6 @@ def half_distances(real: PhotoSet) -> dict[str, float]:
         for name, moments in (("frechet", real.pooled), ("frechet_patches", real.patches)):
             found[name].append(scores.frechet_distance(*map(moments.gaussian, halves)))
     return {name: float(np.mean(values)) for name, values in found.items()}
-
-
-def bank_distances(
-    photo: UInt8[np.ndarray, "k H W 3"],
-    layout: UInt8[np.ndarray, "k H W"],
-    judge: Judge,
-    real: PhotoSet,
-) -> dict[str, float]:
-    """What the bank's own photos, of other layouts, score against the real ones.
-
-    How far apart streets and cameras are: photos made of the bank's look like it, at best. Of at
-    most BANK_PHOTOS, evenly spread; these the judge has learned from.
-    """
-    some = spread(len(photo), BANK_PHOTOS)
-    bank = look_at(photo[some], layout[some], judge, thumbnails(photo[some]))
-
-    def frechet(which: str) -> float:
-        sets = [getattr(photos, which) for photos in (bank, real)]
-        a, b = (moments.gaussian(np.arange(len(moments.count))) for moments in sets)
-        return scores.frechet_distance(a, b)
-
-    gap = bank.spectrum.mean(axis=0) - real.spectrum.mean(axis=0)
-    return {
-        "frechet": frechet("pooled"),
-        "frechet_patches": frechet("patches"),
-        "spectrum_gap": float(np.sqrt(np.mean(gap**2))),
-        "gradient_ratio": float(bank.gradient.mean() / real.gradient.mean()),
-    }
 
 
 def _some_vectors(features: Float[np.ndarray, "n m d"]) -> Float[np.ndarray, "n k d"]:

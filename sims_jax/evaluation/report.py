@@ -65,7 +65,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     check_count(
         len(heldout.ids), heldout.folder, f" beside the reference {origin}" if origin else ""
     )
-    made = make_sets(arguments, heldout, reference, folder)
+    made = make_sets(arguments, store, heldout, reference, folder)
     judge = train_judge(store, heldout, folder)
 
     train_thumbnails = protocol.thumbnails(store.photo)
@@ -96,7 +96,6 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             for name, y in table.items()
         },
         "real_halves": protocol.half_distances(real),
-        "bank": protocol.bank_distances(store.photo, store.layout, judge, real),
         "classes": {name: _by_class(photos, heldout) for name, photos in looked.items()},
         "videos": _by_video(functions, heldout),
     }
@@ -217,7 +216,6 @@ def _tell(report: dict) -> None:
         cells = [f"{s[key]:.4g}" if key in s else "" for s in sets.values()]
         print(f"{key:17}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
     print("halves of the real photos to each other: " + _in_short(report["real_halves"]))
-    print("photos of the bank to the real ones: " + _in_short(report["bank"]))
     for key, meaning in meanings.items():
         print(f"  {key}: {meaning}")
 
