@@ -24,7 +24,7 @@ from sims_jax.bank.photo import describe_photo, prepare_example
 from sims_jax.bank.score import score_pairs
 from sims_jax.bank.store import Store, sort_rows
 from sims_jax.labels import CAMVID, VOID, LabelSpace
-from sims_jax.ops.affine import enlarge_box
+from sims_jax.ops.boxes import enlarge_box
 from sims_jax.pipeline import gather
 from sims_jax.types import BankSpec
 

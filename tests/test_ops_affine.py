@@ -12,13 +12,11 @@ from sims_jax.ops.affine import (
     compose_affine,
     crop_labels,
     crop_resize,
-    enlarge_box,
     identity_affine,
     look_up,
     sample_affine,
     sample_pieces,
     sample_pieces_cubic,
-    union_box,
 )
 from sims_jax.ops.resize import resize_labels
 
@@ -313,26 +311,3 @@ def test_cubic_samples_of_moved_photos_are_sharper_than_bilinear_ones():
     cubic, linear = (f(image, nothing, y, x) for f in (sample_pieces_cubic, sample_pieces))
     spread = [float(some[4:-4, 4:-4].std()) for some in (image[0], cubic, linear)]
     assert spread[0] > spread[1] > 1.2 * spread[2]
-
-
-def test_enlarge_box_is_exact():
-    rng = np.random.default_rng(0)
-    low = rng.integers(0, 60, (50, 2))
-    boxes = np.concatenate([low, low + rng.integers(0, 40, (50, 2))], axis=1).astype(np.int32)
-    size = (64, 96)
-    for box, found in zip(boxes, enlarge_box(jnp.asarray(boxes), 0.125, size), strict=True):
-        sides = (box[2:] - box[:2]) / 8
-        expected = [
-            *np.maximum(np.floor(box[:2] - sides), 0),
-            *np.minimum(np.ceil(box[2:] + sides), size),
-        ]
-        np.testing.assert_array_equal(found, expected)
-    tenth = enlarge_box(jnp.asarray([10, 10, 20, 30]), 0.1, size)
-    np.testing.assert_array_equal(tenth, [9, 8, 21, 32])
-    with pytest.raises(ValueError, match="expected a fraction"):
-        enlarge_box(jnp.zeros(4, jnp.int32), 8.0, size)
-
-
-def test_union_box():
-    union = union_box(jnp.asarray([1, 5, 3, 9]), jnp.asarray([[0, 6, 2, 7], [2, 2, 9, 3]]))
-    np.testing.assert_array_equal(union, [[0, 5, 3, 9], [1, 2, 9, 9]])

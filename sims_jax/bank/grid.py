@@ -13,8 +13,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, UInt8, UInt16, UInt32
 
-from sims_jax.ops.affine import enlarge_box
 from sims_jax.ops.bits import LANES, WORD_BITS, count_bits
+from sims_jax.ops.boxes import enlarge_box
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BankSpec
 

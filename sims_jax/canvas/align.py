@@ -15,15 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.nets.transformer import Transformer, TransformerConfig
-from sims_jax.ops.affine import (
-    box_to_frame,
-    crop_labels,
-    crop_resize,
-    enlarge_box,
-    identity_affine,
-    mask_box,
-    union_box,
-)
+from sims_jax.ops.affine import box_to_frame, crop_labels, crop_resize, identity_affine
+from sims_jax.ops.boxes import enlarge_box, mask_box, union_box
 
 # A segment fills its box; a margin lets the network see what the segment must meet.
 BOX_MARGIN_FRAC = 0.125  # of its side on each side, as retrieval's context: SIMS, Sec. 4

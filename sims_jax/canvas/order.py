@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from sims_jax.canvas.align import attention_box
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.nets.ordering import Ordering, OrderingConfig, OrderingOutput
-from sims_jax.ops.affine import crop_labels, crop_resize, mask_box
+from sims_jax.ops.affine import crop_labels, crop_resize
+from sims_jax.ops.boxes import mask_box
 
 
 def prior_key(

@@ -1,4 +1,4 @@
-"""Affine sampling of images, and boxes.
+"""Affine sampling of images.
 
 Frames:
 
@@ -8,21 +8,18 @@ Frames:
 
 An affine is the [2, 3] matrix of u_source = affine[:, :2] @ u_target + affine[:, 2], u = (x, y):
 it says for each pixel of the output where in the input to look, as a spatial transformer does
-(Jaderberg et al., 2015). Boxes are half-open (y0, x0, y1, x1), in pixels or cells.
+(Jaderberg et al., 2015). Boxes are those of `boxes.py`.
 """
 
-import fractions
 import itertools
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+from jaxtyping import Array, Float, Int, Num, Shaped
 
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
 _MIN_SIDE_PX = 1e-3
-# Fractions of a side are taken as ratios up to this denominator, so that integers stay exact.
-_MAX_DENOMINATOR = 1000
 
 
 def sample_affine(
@@ -193,55 +190,6 @@ def compose_affine(outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]) -> Fl
     linear = jnp.stack([_apply(outer[:, :2], inner[:, 0]), _apply(outer[:, :2], inner[:, 1])])
     shift = _apply(outer[:, :2], inner[:, 2]) + outer[:, 2]
     return jnp.column_stack([linear.T, shift])
-
-
-def enlarge_box(
-    box_yx: Int[Array, "*B 4"], frac: float, image_size: tuple[int, int]
-) -> Int[Array, "*B 4"]:
-    """The box with `frac` of its side added on each side, rounded outwards and clipped.
-
-    y0' = max(0, y0 - ceil(frac * side)) and so on, in integers throughout, so that every backend
-    agrees. An empty box stays empty.
-
-    Args:
-      box_yx: boxes in pixels or cells.
-      frac: the nearest ratio p / q of q <= 1000 is taken; 0.125 enlarges a box by 25 %.
-      image_size: (H, W) of the frame.
-
-    Raises:
-      ValueError: `frac` is not in [0, 1).
-    """
-    if not 0 <= frac < 1:
-        raise ValueError(f"frac: found {frac}, expected a fraction of the side such as 0.125")
-    low, high = box_yx[..., :2], box_yx[..., 2:]
-    ratio = fractions.Fraction(frac).limit_denominator(_MAX_DENOMINATOR)
-    margin = -(((low - high) * ratio.numerator) // ratio.denominator)
-    low, high = jnp.maximum(low - margin, 0), high + margin
-    return jnp.concatenate([low, jnp.minimum(high, jnp.array(image_size, high.dtype))], axis=-1)
-
-
-def union_box(a: Num[Array, "*#B 4"], b: Num[Array, "*#B 4"]) -> Num[Array, "*#B 4"]:
-    """The smallest box around two boxes; leading axes broadcast.
-
-    An empty box counts by its corners, so leave zeros for "absent" out of a union.
-    """
-    low = jnp.minimum(a[..., :2], b[..., :2])
-    return jnp.concatenate([low, jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
-
-
-def mask_box(mask: Bool[Array, "H W"]) -> Int[Array, "4"]:
-    """Half-open box of a mask; zeros for an empty one."""
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
-    height, width = mask.shape
-    box = jnp.stack(
-        [
-            jnp.argmax(rows),
-            jnp.argmax(columns),
-            height - jnp.argmax(rows[::-1]),
-            width - jnp.argmax(columns[::-1]),
-        ]
-    ).astype(jnp.int32)
-    return jnp.where(mask.any(), box, jnp.zeros_like(box))
 
 
 def _cubic_weights(part: Float[Array, "H W"]) -> list[Float[Array, "H W"]]:

@@ -13,7 +13,8 @@ from sims_jax.bank.store import Store
 from sims_jax.canvas.align import attention_box, transformer_view
 from sims_jax.losses import masked_l1
 from sims_jax.nets.transformer import Transformer, TransformerConfig
-from sims_jax.ops.affine import compose_affine, crop_resize, identity_affine, mask_box
+from sims_jax.ops.affine import compose_affine, crop_resize, identity_affine
+from sims_jax.ops.boxes import mask_box
 from sims_jax.ops.sheet import contact_sheet
 from sims_jax.rng import example_keys, stream_key
 from sims_jax.training.tasks.heldout import average_over, map_examples, spread
