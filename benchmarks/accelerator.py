@@ -6,7 +6,7 @@
 widths at 256x512, batch BATCH, in bfloat16 and in float32, on drawn scenes. `mfu`: the step's
 floating-point operations, as XLA counts them before it optimises, a second, over the measured rate
 of a bfloat16 matrix product. `peak_gib` beside `predicted_gib`, what `--dry_run` tells: measured as
-the most memory in use since the process began, where the device tells it (a CPU does not).
+the most memory in use since the process began (of a CPU, the whole process's).
 
 `photo`: `configs/camvid.py` at 256x512 and 512x1024, with f at the paper's widths, untrained, one
 layout in a call: `ours_ms` of `model.synthesize`, everything included, `program_ms` of the compiled
@@ -48,7 +48,12 @@ from sims_jax.labels import CITYSCAPES, SCENES
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import draw_store, invent_tasks, peak_bytes
 from sims_jax.training.loop import make_optimizer
-from sims_jax.training.parallel import create_state, make_train_step, place_batch
+from sims_jax.training.parallel import (
+    create_state,
+    make_train_step,
+    peak_memory,
+    place_batch,
+)
 from sims_jax.training.settings import read_settings
 
 PARTS = ("step", "photo", "retrieval")
@@ -139,7 +144,6 @@ def measure_step(precision: str) -> dict[str, float]:
 
     ms = time_queued(run)
     flops = lowered.cost_analysis()["flops"]
-    peak = (devices[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
         "batch": BATCH,
         "step_ms": ms,
@@ -147,7 +151,7 @@ def measure_step(precision: str) -> dict[str, float]:
         "tflop_a_step": flops / 1e12,
         "tflops": flops / ms / 1e9,
         "compile_s": compile_s,
-        "peak_gib": peak / 2**30,
+        "peak_gib": peak_memory(devices) / 2**30,
         "predicted_gib": peak_bytes(compiled) / 2**30,
     }
 

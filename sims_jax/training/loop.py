@@ -21,7 +21,12 @@ from sims_jax.processes import Agreement, is_first
 from sims_jax.progress import progress
 from sims_jax.rng import stream_key
 from sims_jax.training.batches import Feed, iterate_batches
-from sims_jax.training.parallel import create_state, make_train_step, place_batch
+from sims_jax.training.parallel import (
+    create_state,
+    make_train_step,
+    peak_memory,
+    place_batch,
+)
 from sims_jax.training.termination import Terminated, watch_for_signals
 from sims_jax.training.writers import MetricsWriter
 
@@ -194,7 +199,9 @@ def train(
                     values = {name: float(x) for name, x in metrics.items()}
                     _check_finite(values, task.name, step, checkpoints.latest_step)
                 if logs:
-                    writer.write(task.name, step, values | {"input_wait_share": feed.wait_share()})
+                    values["input_wait_share"] = feed.wait_share()
+                    values["peak_memory_gib"] = peak_memory(local) / 2**30
+                    writer.write(task.name, step, values)
                     bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
                 if not bar.update() and step == done + 1:  # compiled: that is said at once
                     bar.refresh()
