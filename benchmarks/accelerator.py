@@ -45,15 +45,11 @@ from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.match import match
 from sims_jax.commands import to_path
 from sims_jax.labels import CITYSCAPES, SCENES
+from sims_jax.processes import peak_memory
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import draw_store, invent_tasks, peak_bytes
 from sims_jax.training.loop import make_optimizer
-from sims_jax.training.parallel import (
-    create_state,
-    make_train_step,
-    peak_memory,
-    place_batch,
-)
+from sims_jax.training.parallel import create_state, make_train_step, place_batch
 from sims_jax.training.settings import read_settings
 
 PARTS = ("step", "photo", "retrieval")

@@ -135,7 +135,7 @@ def main() -> None:
     baselines = flags.DEFINE_bool(
         "baselines",
         False,
-        f"Also the bank's nearest photos; of {AS_IS} the raw canvas and f without canvas (CRN).",
+        f"In {AS_IS}'s runs, too: raw canvas, retrieved photos, f without canvas (CRN).",
     )
     json_file = define_path("json", "The table's file; default WORKDIR/study.json.")
 
@@ -171,8 +171,7 @@ class Study:
 
     Args:
       workdir: for all that is trained.   path: of the table, as JSON; beside it as Markdown.
-      baselines: also judge the bank's nearest photos, and the raw canvas and f without canvas of
-        the config as it is.
+      baselines: the runs of the config as it is judge `evaluate --baselines`, too.
     """
 
     config: ConfigDict

@@ -10,9 +10,10 @@ import itertools
 import json
 import os
 import re
+import resource
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -122,6 +123,18 @@ def describe_devices() -> str:
     kind = f"{devices[0].platform} ({devices[0].device_kind})"
     each = f"{local} in each of {processes} processes" if processes > 1 else "in one process"
     return f"{counted(len(devices), 'device')}, {kind}, {each}"
+
+
+def peak_memory(devices: Iterable[jax.Device]) -> int:
+    """The most bytes that one of this process's devices has held since the process began.
+
+    CPUs do not count theirs: there it is what the process has held, of all devices and of the host.
+    """
+    held = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+    if None not in held:
+        return max(held)
+    unit = 1 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, else KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def wait_for_all(what: str) -> None:

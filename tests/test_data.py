@@ -324,8 +324,11 @@ def test_folder_split_file(own_folder):
         ({"train": [*names, "p9"]}, "names without a photo: 1 (first: p9)"),
         ({"train": names, "val": ["p0"]}, "names in train and in val: 1 (first: p0)"),
         ({"train": [*names, "p0"]}, "names listed twice: 1 (first: p0)"),
-        ({"train": names, "validation": ["p0"]}, "key validation, expected train, val; did you m"),
-        ({"training": names, "val": ["p0"]}, "found key training, expected train, val; did you me"),
+        (
+            {"train": names, "validation": ["p0"]},
+            "found key validation, expected train, val; correct",
+        ),
+        ({"training": names, "val": ["p0"]}, "found key training, expected train, val"),
         ({"val": names}, "found no key train"),
         ([], "no JSON object"),
     ]:

@@ -18,7 +18,7 @@ from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import judge as judging
 from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
-from sims_jax.evaluation.baselines import nearest_photos
+from sims_jax.evaluation.baselines import retrieve_photos
 from sims_jax.labels import VOID, write_layout
 from sims_jax.nets.layers import average_pool, upsample
 from sims_jax.ops.light import DARK, measure_light, relight, sharpen
@@ -206,15 +206,15 @@ def test_photos_of_coarse_layouts_are_judged_by_the_fine_ones(
     assert scores["nearest"]["layout_miou"] < scores["fine"]["layout_miou"] == 1
 
 
-def test_the_nearest_photo_is_that_of_the_most_similar_layout(tiny_stores):
+def test_the_retrieved_photo_is_that_of_the_most_similar_layout(tiny_stores):
     store, _ = tiny_stores
     asked = store.layout.copy()
     asked[:, :, :48] = VOID  # most of it: it must not count
-    np.testing.assert_array_equal(nearest_photos(store, asked), store.photo)
+    np.testing.assert_array_equal(retrieve_photos(store, asked), store.photo)
     unlabelled = store.layout.copy()
     unlabelled[1] = VOID
     unlabelled = dataclasses.replace(store, layout=unlabelled)
-    np.testing.assert_array_equal(nearest_photos(unlabelled, asked[:1]), store.photo[:1])
+    np.testing.assert_array_equal(retrieve_photos(unlabelled, asked[:1]), store.photo[:1])
 
 
 def test_a_reference_is_not_judged_and_lends_its_light_to_all(
@@ -237,7 +237,7 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
     reference = workdir / f"{heldout.ids[1]}.png"
     Image.fromarray(heldout.photo[1]).save(reference)
     found = run(workdir, f"--reference={reference}", "--baselines")
-    assert list(found["scores"]) == ["real", "photos", "canvas", "nearest_photo", "crn"]
+    assert list(found["scores"]) == ["real", "photos", "canvas", "retrieved_photo", "crn"]
     assert found["protocol"]["n"] == len(heldout.ids) - 1
     assert found["protocol"]["reference"] == reference.name
     assert list((workdir / "evaluate").glob("val-baselines-reference-????????.json"))
@@ -245,7 +245,7 @@ def test_a_reference_is_not_judged_and_lends_its_light_to_all(
     expected = tiny_model.synthesize(heldout.layout[0], reference=heldout.photo[1]).photo
     np.testing.assert_array_equal(seen[1][0], to_uint8(expected))
     theirs = as_float(to_uint8(crn.synthesize(heldout.layout[2]).photo))
-    nearest = as_float(nearest_photos(tiny_stores[0], heldout.layout[[2]])[0])
+    nearest = as_float(retrieve_photos(tiny_stores[0], heldout.layout[[2]])[0])
     for photo, made in ((nearest, seen[3]), (theirs, seen[4])):
         expected = sharpen(relight(photo, measure_light(photo), light), light)
         np.testing.assert_allclose(made[1].astype(int), 255 * expected, atol=1)

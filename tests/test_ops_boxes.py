@@ -1,5 +1,6 @@
 """Boxes, beside numpy twins."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,4 +39,7 @@ def test_mask_box():
         rows, columns = np.nonzero(mask)
         expected = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
         np.testing.assert_array_equal(mask_box(jnp.asarray(mask)), expected)
-    np.testing.assert_array_equal(mask_box(jnp.zeros((9, 12), bool)), [0, 0, 0, 0])
+        several = jnp.asarray([mask, ~mask, mask & ~mask])
+        boxes = jax.jit(jax.vmap(mask_box))(several)
+        np.testing.assert_array_equal(boxes, [mask_box(one) for one in several])
+        np.testing.assert_array_equal(boxes[2], [0, 0, 0, 0])

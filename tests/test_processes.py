@@ -3,11 +3,13 @@
 import functools
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -18,7 +20,7 @@ from toy import Toy, toy_config
 
 from sims_jax.checkpoints import Checkpoints, digest_params, restore_finished
 from sims_jax.commands import exit_with_one_line
-from sims_jax.processes import join, wait_for_all
+from sims_jax.processes import join, peak_memory, wait_for_all
 from sims_jax.training.loop import train
 from sims_jax.training.run import Run, make_task
 from sims_jax.training.settings import read_settings
@@ -232,3 +234,15 @@ def be_one_of_two(what, port, index, folder) -> None:
 
 if __name__ == "__main__":
     exit_with_one_line(lambda: be_one_of_two(*sys.argv[1:]))
+
+
+def test_peak_memory_is_the_fullest_devices_or_the_processs():
+    full, half = (
+        types.SimpleNamespace(memory_stats=lambda n=n: {"peak_bytes_in_use": n}) for n in (8, 4)
+    )
+    assert peak_memory([half, full]) == 8
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("no /proc to compare with")
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 2**10
+    assert peak_memory(jax.devices()) == pytest.approx(peak, rel=0.05)

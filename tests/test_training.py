@@ -32,6 +32,7 @@ from sims_jax.training.writers import MetricsWriter
 ROOT = pathlib.Path(__file__).parents[1]
 METRICS_FILE = "metrics.jsonl"
 MARK = " "  # before a line of it
+OF_ONE_RUN = {"input_wait_share", "peak_memory_gib"}
 STEP = 1e-3  # a small change of a network's parameters, as their norm
 
 
@@ -45,8 +46,15 @@ def finished(tiny_config, tmp_path_factory):
 def read_metrics(folder) -> list[dict]:
     """The lines of metrics.jsonl, without what no two runs have in common."""
     lines = map(json.loads, (folder / METRICS_FILE).read_text().splitlines())
-    own = {"input_wait_share", "peak_memory_gib"}
-    return [{k: v for k, v in line.items() if k not in own} for line in lines]
+    return [{k: v for k, v in line.items() if k not in OF_ONE_RUN} for line in lines]
+
+
+def test_every_step_tells_of_waiting_and_of_memory(finished):
+    lines = map(json.loads, (finished[0] / METRICS_FILE).read_text().splitlines())
+    steps = [line for line in lines if "loss" in line]
+    assert steps and all(0 <= line["input_wait_share"] <= 1 for line in steps)
+    peaks = [line["peak_memory_gib"] for line in steps]
+    assert peaks[0] > 0 and peaks == sorted(peaks)
 
 
 def test_report_has_every_key(finished):

@@ -65,7 +65,8 @@ def _append(arguments: argparse.Namespace) -> None:
             source_name=str(arguments.data),
             licence=arguments.licence or dataset.licence,
         )
-    print(f"{arguments.bank}: {counted(len(ids), 'photo')} appended")
+    done = f"{counted(len(ids), 'photo')} appended" if ids else "all of these appended before"
+    print(f"{arguments.bank}: {done}")
 
 
 def _remove(arguments: argparse.Namespace) -> None:
@@ -76,13 +77,16 @@ def _remove(arguments: argparse.Namespace) -> None:
         for path in find_removed(arguments.bank, arguments.photo):
             print(f"would be deleted: {path}")
     else:
-        for path in remove_photos(arguments.bank, arguments.photo):
+        deleted = remove_photos(arguments.bank, arguments.photo)
+        for path in deleted:
             print(f"deleted: {path}")
-        print(f"{arguments.bank}: removed {', '.join(arguments.photo)}")
-        print(
-            "not touched: the files the bank was made of, photos made outside of its workdir, and "
-            "what networks have learned"
-        )
+        done = "removed" if deleted else "removed before:"
+        print(f"{arguments.bank}: {done} {', '.join(arguments.photo)}")
+        if deleted:
+            print(
+                "not touched: the files the bank was made of, photos made outside of its workdir, "
+                "and what networks have learned"
+            )
     for bank, ids in find_in_others(arguments.bank, arguments.photo).items():
         print(f"{bank}: has {', '.join(ids)}, too; remove it there as well")
 

@@ -5,7 +5,7 @@ is killed in between, the bank is refused to whoever opens it, and the next edit
 recorded one out first: both kinds go on from whatever is done. New parts are made aside and moved
 in, so that a mistake among the new photos leaves the bank as it was. Of several edits at once, each
 waits for the one before, those of banks in one folder too. To repeat an edit that is done, perhaps
-by another command, is no mistake: it is told of, and changes nothing.
+by another command, is no mistake, and changes nothing.
 
 The digest of an edited bank is that of a bank built of the same photos.
 """
@@ -85,7 +85,7 @@ def append_photos(
       licence: their licence, for provenance.
 
     Returns:
-      The ids of the appended photos.
+      The ids of the appended photos; none where an append of the same ones was done before.
 
     Raises:
       InputError: the bank cannot be read, the label spaces differ, there is nothing to append, the
@@ -105,7 +105,7 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
     ids, so that they do not come back with the dataset.
 
     Returns:
-      What was deleted.
+      What was deleted; nothing where all were taken out before.
 
     Raises:
       InputError: the bank cannot be read, never had a photo, or has no others.
@@ -114,8 +114,8 @@ def remove_photos(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[
     read_description(folder)  # an error if there is none
     with locked(folder.absolute().parent / _LOCKED):
         _finish_killed(folder)
-        left = _find_left(folder, photo_ids)
-        return _edit(folder, {"kind": "remove", "photos": left}) if left else []
+        there = _check_removal(folder, photo_ids)
+        return _edit(folder, {"kind": "remove", "photos": there}) if there else []
 
 
 def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[pathlib.Path]:
@@ -125,9 +125,9 @@ def find_removed(folder: str | pathlib.Path, photo_ids: Sequence[str]) -> list[p
       InputError: as of `remove_photos`, or an edit of the bank was killed.
     """
     folder = pathlib.Path(folder).absolute()
-    left = _find_left(folder, photo_ids)
-    parts = sorted(part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in left)
-    return [*parts, *find_traces(folder, left)[0]] if left else []
+    there = _check_removal(folder, photo_ids)
+    parts = sorted(part_folder(folder / PARTS_FOLDER, photo_id) for photo_id in there)
+    return [*parts, *find_traces(folder, there)[0]] if there else []
 
 
 def _append(
@@ -137,7 +137,7 @@ def _append(
     source_name: str,
     licence: str,
 ) -> list[str]:
-    last = _finish_killed(folder)
+    _finish_killed(folder)
     description, spec = read_finished(folder)
     _check_labels(source_name, labels, spec.labels)
     others = find_others(folder) if in_workdir(folder) else []
@@ -145,20 +145,14 @@ def _append(
     for other in others:
         removed |= {*read_finished(other)[0].get("removed", ())}
     index_of = _index_new(source, source_name, removed)
-    if last and list(index_of) == last["photos"]:
-        return last["photos"]
     known = list_parts(folder / PARTS_FOLDER)
     present = sorted(index_of.keys() & known.keys())
-    repeated = any(
-        (one["source"], one["photos"]) == (source_name, list(index_of))
+    repeated = len(present) == len(index_of) and any(
+        {*present} == {*one["photos"]} and one["licence"] == licence
         for one in description.get("appended", ())
     )
-    already_has = InputError(
-        f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
-        f"has ({', '.join(present)}), expected others; leave them out, or rename them"
-    )
     if present and not repeated:
-        raise already_has
+        raise _already_has(folder, source_name, present)
     if others and (held := find_in_others(folder, index_of)):
         other, ids = next(iter(held.items()))
         raise InputError(
@@ -174,23 +168,29 @@ def _append(
     examples = (_conform(source[index], fields) for index in index_of.values())
     photo_ids = write_parts(examples, spec, aside)
     if repeated:
-        made = {one: _digest_part(path) for one, path in list_parts(aside).items()}
+        changed = [
+            one
+            for one, path in list_parts(aside).items()
+            if read_meta(path)["digest"] != read_meta(known[one])["digest"]
+        ]
         shutil.rmtree(aside)
-        if made != {one: _digest_part(known[one]) for one in made}:
-            raise already_has  # of the same names, and otherwise since
-        print(f"{folder}: appended before, from the same files")
-    else:
-        edit = {"kind": "append", "source": source_name, "licence": licence}
-        _edit(folder, edit | {"photos": photo_ids})
+        if changed:  # of the names of photos that it has, but other photos or layouts
+            raise _already_has(folder, source_name, changed)
+        return []
+    edit = {"kind": "append", "source": source_name, "licence": licence}
+    _edit(folder, edit | {"photos": photo_ids})
     return photo_ids
 
 
-def _digest_part(path: pathlib.Path) -> str:
-    return read_meta(path)["digest"]
+def _already_has(folder: pathlib.Path, source_name: str, present: list[str]) -> InputError:
+    return InputError(
+        f"{source_name}: found {counted(len(present), 'photo')} that the bank {folder} already "
+        f"has ({', '.join(present)}), expected others; leave them out, or rename them"
+    )
 
 
-def _find_left(folder: pathlib.Path, photo_ids: Sequence[str]) -> list[str]:
-    """Those of the photos to be taken out that are still there; the others must have been."""
+def _check_removal(folder: pathlib.Path, photo_ids: Sequence[str]) -> list[str]:
+    """Those of the photos that are there; all others must have been taken out before."""
     description, _ = read_finished(folder)
     known, removed = list_parts(folder / PARTS_FOLDER), description.get("removed", ())
     asked = dict.fromkeys(photo_ids)
@@ -207,8 +207,6 @@ def _find_left(folder: pathlib.Path, photo_ids: Sequence[str]) -> list[str]:
             f"{folder}: found no photo that would stay, expected one; begin another workdir, with "
             "files without these photos"
         )
-    if absent:
-        print(f"{folder}: taken out before: {', '.join(absent)}")
     return [one for one in asked if one in known]
 
 
@@ -258,15 +256,14 @@ def _edit(folder: pathlib.Path, edit: Edit) -> list[pathlib.Path]:
     return _carry_out(folder, description, edit)
 
 
-def _finish_killed(folder: pathlib.Path) -> Edit | None:
-    """Carries out the edit that a killed command has recorded; returns which, if there is one."""
+def _finish_killed(folder: pathlib.Path) -> None:
+    """Carries out the edit that a killed command has recorded, if there is one."""
     description = read_description(folder)
     edit = description.pop("edit", None)
     if edit:
         photos = counted(len(edit["photos"]), "photo")
         print(f"{folder}: going on with a killed {edit['kind']} of {photos}")
         _carry_out(folder, description, edit)
-    return edit
 
 
 def _carry_out(folder: pathlib.Path, description: Description, edit: Edit) -> list[pathlib.Path]:

@@ -8,7 +8,6 @@ root/split.json, {"train": [names], "val": [names]}.
 
 import collections
 import dataclasses
-import difflib
 import hashlib
 import json
 import pathlib
@@ -24,7 +23,6 @@ from sims_jax.labels import LabelSpace
 from sims_jax.words import counted
 
 _GROUPS = ("thin", "planar", "context")
-_LEAST_ALIKE = 0.4  # of a wrong key and the one that is meant: `validation` and `val`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +160,9 @@ def _read_json(path: pathlib.Path) -> dict:
 
 
 def _check_keys(content: dict, required: set[str], optional: set[str]) -> None:
-    known = sorted(required | optional)
-    if unknown := sorted(content.keys() - {*known}):
-        nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=_LEAST_ALIKE)
-        advice = f"did you mean {nearest[0]}?" if nearest else "correct or remove it"
-        raise InputError(f"found key {', '.join(unknown)}, expected {', '.join(known)}; {advice}")
+    if unknown := sorted(content.keys() - required - optional):
+        known = ", ".join(sorted(required | optional))
+        raise InputError(f"found key {', '.join(unknown)}, expected {known}; correct or remove it")
     if missing := sorted(required - content.keys()):
         raise InputError(f"found no key {', '.join(missing)}, expected it; add it")
 
@@ -222,7 +218,7 @@ def _split_by_file(path: pathlib.Path, pairs: dict[str, Pair], refuse: Refuse) -
             )
             refuse(InputError(f"{message} name without suffix once; correct the list", [path]))
     # What is refused above is not to be found once more as a copy of itself.
-    known = {"train": pairs.keys() & train.keys(), "val": pairs.keys() & val.keys() - train.keys()}
+    known = {"train": pairs.keys() & train.keys() - val.keys(), "val": pairs.keys() & val.keys()}
     return {split: tuple(pairs[name] for name in sorted(known[split])) for split in splits}
 
 

@@ -3,4 +3,4 @@
 import pathlib
 
 MEDOID = pathlib.Path()  # a reference: the held-out photo whose light is nearest to the others'
-BASELINES = ("canvas", "nearest_photo", "crn")  # the sets that stand beside the photos
+BASELINES = ("canvas", "retrieved_photo", "crn")  # the sets that stand beside the photos

@@ -1,5 +1,5 @@
-"""What photos must beat: the bank's nearest photo as it is, the raw canvas, and the same network f
-that never saw a canvas (CRN)."""
+"""What photos stand beside: the raw canvas, the bank's own photo of the most similar layout, and
+photos of the same network f that never saw a canvas (CRN)."""
 
 import dataclasses
 import pathlib
@@ -57,12 +57,13 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     return dataclasses.replace(model, params=params).without_bank()
 
 
-def nearest_photos(
+def retrieve_photos(
     store: Store, layouts: UInt8[np.ndarray, "n H W"]
 ) -> UInt8[np.ndarray, "n H W 3"]:
     """For each layout the bank's photo whose own layout agrees with it in most labelled pixels.
 
-    Nothing can look more like a photo; it says how far from the judged streets the bank's are.
+    The first one of several. It is a photo, though of another layout: a scale for both, how real
+    photos of these streets look to the judge, and how well a layout is met without any network.
     """
     agreeing = ((store.layout == layout) & (layout != VOID) for layout in layouts)
     return np.stack([store.photo[np.argmax(some.sum(axis=(1, 2)))] for some in agreeing])

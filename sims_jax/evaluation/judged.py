@@ -1,6 +1,6 @@
 """What is judged: photos that the workdir's model makes of held-out layouts, or photos of others.
 
-A set is a name and photos of all layouts, at the working size: `photos`, `canvas`, `crn`, ...
+A set is a name and photos of all layouts, at the working size: `photos`, BASELINES, ...
 """
 
 import argparse
@@ -19,8 +19,8 @@ from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.store import Store
 from sims_jax.data.listing import list_images, photo_id_of
 from sims_jax.errors import InputError
-from sims_jax.evaluation import protocol
-from sims_jax.evaluation.baselines import nearest_photos, raw_canvas, train_without_canvas
+from sims_jax.evaluation import BASELINES, protocol
+from sims_jax.evaluation.baselines import raw_canvas, retrieve_photos, train_without_canvas
 from sims_jax.images import decode_photo, read_bytes
 from sims_jax.labels import LAYOUT_SUFFIXES, VOID, read_layout
 from sims_jax.metrics import confusion_matrix, mean_iou
@@ -75,10 +75,13 @@ def make_sets(
     if arguments.baselines:
         canvas = _stack(results, lambda r: raw_canvas(r.canvas, r.canvas_mask))
         crn = train_without_canvas(arguments.workdir, folder, model)
-        made = _synthesize("synthesize without a bank", crn, heldout.layout)
-        sets["canvas"] = _bring(sharpen, canvas, reference)
-        sets["nearest_photo"] = _bring(_relight, nearest_photos(store, heldout.layout), reference)
-        sets["crn"] = _bring(_relight, _stack(made, lambda result: result.photo), reference)
+        parametric = _synthesize("synthesize without a bank", crn, heldout.layout)
+        made = (
+            _bring(sharpen, canvas, reference),
+            _bring(_relight, retrieve_photos(store, heldout.layout), reference),
+            _bring(_relight, _stack(parametric, lambda result: result.photo), reference),
+        )
+        sets |= dict(zip(BASELINES, made, strict=True))
     return Made(sets, {"photos": told}, np.stack([result.layout for result in results]))
 
 

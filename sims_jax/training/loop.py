@@ -17,16 +17,11 @@ import optax
 from sims_jax.checkpoints import Checkpoints, quiet_orbax
 from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
-from sims_jax.processes import Agreement, is_first
+from sims_jax.processes import Agreement, is_first, peak_memory
 from sims_jax.progress import progress
 from sims_jax.rng import stream_key
 from sims_jax.training.batches import Feed, iterate_batches
-from sims_jax.training.parallel import (
-    create_state,
-    make_train_step,
-    peak_memory,
-    place_batch,
-)
+from sims_jax.training.parallel import create_state, make_train_step, place_batch
 from sims_jax.training.termination import Terminated, watch_for_signals
 from sims_jax.training.writers import MetricsWriter
 

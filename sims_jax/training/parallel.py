@@ -6,8 +6,6 @@ them. Every loss is a mean over examples and every key belongs to an example of 
 the number of devices changes nothing but the order of a sum.
 """
 
-import resource
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,18 +33,6 @@ class TrainState:
     params: Any
     ema: Any  # exponential moving average of params: what inference uses
     opt_state: Any
-
-
-def peak_memory(devices: list[jax.Device]) -> int:
-    """The most bytes that one of this process's devices has held so far.
-
-    CPUs do not count theirs: there it is what the process has held, of all devices and of the host.
-    """
-    counts = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats())]
-    if counts:
-        return max(counts)
-    unit = 1 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, else KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def create_state(

@@ -112,7 +112,7 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.synthesis.consistency_weight: found {losses.consistency_weight}, expected 0 "
             "with config.features.weights: published weights cannot name classes; change either"
         )
-    make_networks(config, labels=None)
+    make_networks(config, labels=None)  # for its errors, which depend on no label space
     disturbance = config.transformer.disturbance
     trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(

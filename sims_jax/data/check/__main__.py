@@ -1,6 +1,6 @@
 """`python -m sims_jax.data.check --config=...`: flags in, one call, status 1 where faults are.
 
-A config that training would refuse, whatever the data, is refused as there: one line, status 2.
+What training would refuse of a config's keys and values is refused as there: one line, status 2.
 Nothing is written but the files that are asked for, and no accelerator is touched.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
         from sims_jax.data.check.report import check_dataset, to_json, to_text, write_sheet
         from sims_jax.training.settings import check_batches, read_settings
 
-        # What no data could mend is said first. Each device's share is not known yet: of one, all.
+        # What no data could mend comes first. How many devices will share a batch is not known.
         check_batches(read_settings(config), config.stages, devices=1)
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
         report = check_dataset(
