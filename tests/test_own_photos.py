@@ -104,7 +104,7 @@ PLANTS = {
     "one photo listed": lambda root: keep_one(root, listed=True),
     "a name too many": lambda root: (root / "split.json").write_text('{"train": ["a"]}'),
     "a name in both lists": list_twice,
-    "a name twice": lambda root: (root / "split.json").write_text('{"train": ["a", "a"]}'),
+    "a name listed twice": lambda root: (root / "split.json").write_text('{"train": ["a", "a"]}'),
     "no picture": lambda root: (root / "photos" / "straße 1.png").write_bytes(b"GIF89a"),
     "a photo of RGBA": lambda root: save(
         root / "photos" / "straße 1.png", np.zeros((*SIZE, 4), np.uint8)
