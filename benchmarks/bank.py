@@ -33,8 +33,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from benchmarks.crops import NUM_SCENES, TWIN_EVERY, draw_crops, make_spec
-from benchmarks.retrieval import CANDIDATES, parse_size
+from benchmarks.crops import CANDIDATES, NUM_SCENES, TWIN_EVERY, draw_crops, make_spec
 from sims_jax.atomic import write_json
 from sims_jax.bank.blocks import BLOCK_PHOTOS, open_blocks
 from sims_jax.bank.build import build_bank_together
@@ -43,7 +42,7 @@ from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.commands import to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path, to_size
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import SCENES
 
@@ -78,10 +77,10 @@ class Crops:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.bank", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", required=True, type=int, help="of the bank, about")
-    parser.add_argument("--grid", default=(64, 128), type=parse_size, help="HxW in cells")
-    parser.add_argument("--size", type=parse_size, help="HxW of photos; default: the grid's")
+    parser.add_argument("--grid", default=(64, 128), type=to_size, help="HxW in cells")
+    parser.add_argument("--size", type=to_size, help="HxW of photos; default: the grid's")
     parser.add_argument("--folder", required=True, type=to_path, help="for the banks")
     parser.add_argument("--json", required=True, type=to_path)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that build")
@@ -215,4 +214,4 @@ MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)

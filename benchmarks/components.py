@@ -10,7 +10,6 @@ The fairest objection: scipy knows one class at a time, so that many classes fav
 of a serpentine favour it; and it has one thread, where XLA may use all cores.
 """
 
-import argparse
 import collections
 import json
 import pathlib
@@ -25,7 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy import ndimage
 
-from sims_jax.commands import to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path, to_size
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import VOID
 from sims_jax.ops.components import component_boxes, label_components, rank_components
@@ -37,8 +36,10 @@ EIGHT = np.ones((3, 3))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", required=True, type=parse_size, help="HxW in pixels")
+    parser = OneLineParser(
+        prog="python -m benchmarks.components", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--size", required=True, type=to_size, help="HxW in pixels")
     parser.add_argument("--json", required=True, type=to_path)
     parser.add_argument("--layouts", type=to_path, help="PNGs of ids; else scenes are drawn")
     parser.add_argument("--void", type=int, default=VOID, help="id of unlabelled pixels")
@@ -66,11 +67,6 @@ def main() -> None:
     }
     arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    height, width = text.split("x")
-    return int(height), int(width)
 
 
 def read_layouts(
@@ -146,4 +142,4 @@ def count_mismatches(layout: UInt8[np.ndarray, "H W"]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)

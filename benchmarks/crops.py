@@ -17,6 +17,7 @@ from sims_jax.types import BankSpec
 
 MAX_SEGMENTS, MIN_AREA_FRAC = 64, 0.0006
 NUM_SCENES = 150
+CANDIDATES = 10  # that a segment is given
 CROP = (0.6, 1.0)  # of the frame's sides
 TWIN_EVERY = 50  # photos: so often one is a copy of an earlier one
 SPLIT_BATCH = 64

@@ -21,7 +21,6 @@ takes its kernels. The rows lie on as many devices as JAX has; a CPU
 is one, or as many as `--devices` says.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -30,10 +29,16 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from usearch.index import Index, MetricKind
-from usearch.index import search as usearch_exact
 
-from benchmarks.crops import NUM_SCENES, crop, draw_layouts, make_spec, make_store, read_ids
+from benchmarks.crops import (
+    CANDIDATES,
+    NUM_SCENES,
+    crop,
+    draw_layouts,
+    make_spec,
+    make_store,
+    read_ids,
+)
 from benchmarks.retrieval_twin import count_mismatches, pack
 from benchmarks.timing import time_in_turn
 from sims_jax import labels as label_spaces
@@ -42,19 +47,26 @@ from sims_jax.bank.donors import BATCH as DONOR_BATCH
 from sims_jax.bank.match import match, search
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
-from sims_jax.commands import to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path, to_size
 from sims_jax.labels import LabelSpace
+
+try:
+    from usearch.index import Index, MetricKind
+    from usearch.index import search as usearch_exact
+except ModuleNotFoundError as error:
+    raise SystemExit("usearch: not installed; pip install -e '.[bench]'") from error
 
 REPEATS = 7
 WARM = 3  # calls of its own before each timed one; *_cold: none, so right after another's
-CANDIDATES = 10
 SLOW_ROWS, SLOW_QUERIES = 4096, 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(
+        prog="python -m benchmarks.retrieval", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--segments", required=True, type=int, help="rows of the bank")
-    parser.add_argument("--grid", required=True, type=parse_size, help="HxW in cells")
+    parser.add_argument("--grid", required=True, type=to_size, help="HxW in cells")
     parser.add_argument("--queries", required=True, type=int, help="layouts")
     parser.add_argument("--json", required=True, type=to_path)
     parser.add_argument("--layouts", type=to_path, help="PNGs of ids; else scenes are drawn")
@@ -80,11 +92,6 @@ def main() -> None:
     figures = measure(store, queries)
     arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    height, width = (int(side) for side in text.split("x"))
-    return height, width
 
 
 def read_sources(arguments, label_space: LabelSpace) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -226,4 +233,4 @@ def measure_donors(store: Store, rows) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)

@@ -24,7 +24,6 @@ The fairest objection: PyTorch has kernels for bfloat16 on processors that can d
 CPU has not; who trains there in half precision should look at `ratio_torch_bf16`.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -40,7 +39,7 @@ import numpy as np
 from benchmarks.timing import time_in_turn
 from configs.camvid import get_config
 from sims_jax.atomic import write_json
-from sims_jax.commands import to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
 from sims_jax.labels import SCENES
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.rng import example_keys
@@ -74,7 +73,9 @@ TORCH = {  # name: (compiled, bfloat16)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(
+        prog="python -m benchmarks.train_step", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", required=True, type=to_path)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="that are timed")
     arguments = parser.parse_args()
@@ -252,4 +253,4 @@ def measure_waiting(task: SynthesisTask, batch_size: int, place: Callable, step:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)

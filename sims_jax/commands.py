@@ -45,13 +45,28 @@ def _train_as_flags_say() -> None:
     run_with_config(train)
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """`argparse`'s, but a mistake is told in one line, as every other."""
+
+    def error(self, message: str):
+        self.exit(INPUT_ERROR_STATUS, f"error: {message}; --help tells the flags\n")
+
+
 def define_workdir(told: str):
     """The flag `--workdir`, which is required."""
-    from absl import flags
 
     workdir = define_path("workdir", told)
-    flags.mark_flag_as_required("workdir")
+    _require("workdir")
     return workdir
+
+
+def _require(name: str) -> None:
+    """As `flags.mark_flag_as_required`, in our words."""
+    from absl import flags
+
+    flags.register_validator(
+        name, lambda value: value is not None, message="found none, expected one; add it"
+    )
 
 
 def define_path(name: str, told: str):
@@ -68,6 +83,12 @@ def to_path(text: str) -> pathlib.Path:
     if not text:
         raise argparse.ArgumentTypeError(NO_PATH)
     return pathlib.Path(text)
+
+
+def to_size(text: str) -> tuple[int, int]:
+    """(height, width) of HxW among `argparse`'s flags."""
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
 
 
 def define_processes() -> Callable:
@@ -117,7 +138,7 @@ def run_with_config(do: Callable) -> None:
     config = config_flags.DEFINE_config_file(
         "config", None, "configs/NAME.py or NAME of a preset; required."
     )
-    flags.mark_flag_as_required("config")
+    _require("config")
 
     def main(argv: list[str]) -> None:
         _refuse_arguments(argv)
@@ -135,7 +156,8 @@ def run_with_config(do: Callable) -> None:
         except (flags.Error, TypeError, ValueError, OSError) as error:
             # What fails in a config file comes with its traceback.
             lines = str(error).strip().splitlines()
-            _fail(lines[-1] if "Traceback" in str(error) else " ".join(lines))
+            line = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+            _fail(line.removeprefix("ValueError: "))
 
     app.run(main, flags_parser=parse)
 

@@ -120,7 +120,8 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
         difference = _first_difference(_read(path), values)
         if difference:
             raise InputError(
-                f"{path}: {difference}; give the workdir's own config, or another --workdir"
+                f"{path}: {difference}, as --config says; give the config that this workdir was "
+                "made with, or another --workdir"
             )
         return
     write_json(path, values)
@@ -159,10 +160,10 @@ def _first_difference(kept: Any, given: Any, where: str = "config") -> str:
         for name in sorted(kept | given):
             key = f"{where}.{name}"
             if name not in kept:
-                return f"found no {key}, expected {given[name]!r} as given"
+                return f"found no {key}, expected {given[name]!r}"
             if name not in given:
-                return f"found no {key}, expected {kept[name]!r} as before"
+                return f"found {key}, expected none"
             if difference := _first_difference(kept[name], given[name], key):
                 return difference
         return ""
-    return "" if kept == given else f"found {where} = {given!r}, expected {kept!r} as before"
+    return "" if kept == given else f"found {where} = {kept!r}, expected {given!r}"

@@ -8,7 +8,7 @@ ones in `--real`, where they are not held out). Prints the protocol and a table;
 
 import argparse
 
-from sims_jax.commands import exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
 from sims_jax.evaluation import MEDOID
 from sims_jax.programs import keep_programs
 
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m sims_jax.evaluate", description="Judges photos of semantic layouts."
     )
     add = parser.add_argument

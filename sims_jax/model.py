@@ -168,7 +168,7 @@ class Model:
         excluded = np.zeros(max(1, len(self.photo_ids)), bool)  # an empty bank has one, of void
         for photo in exclude:
             if photo not in self.photo_ids:
-                raise InputError(f"exclude: photo {photo!r} is not in the bank; check its id")
+                raise InputError(f"exclude: photo {photo!r} is not in the bank; see sources.json")
             excluded[self.photo_ids.index(photo)] = True
         return np.broadcast_to(excluded, (batch, len(excluded)))
 

@@ -52,6 +52,8 @@ def join(
       InputError: there is no cluster that JAX knows, or what is given cannot be.
     """
     global _wait_s
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise InputError(f"--coordinator: found {coordinator!r}, expected HOST:PORT; add the port")
     _wait_s = wait_s
     # SIGTERM is ours: see sims_jax.training.termination.
     jax.config.update("jax_enable_preemption_service", False)
@@ -68,6 +70,11 @@ def join(
             heartbeat_timeout_seconds=int(lost_s),
         )
     except ValueError as error:
+        if not coordinator is count is index is None:
+            raise InputError(
+                f"--coordinator, --num_processes, --process_id: {_first_line(error)}, expected all "
+                "three, HOST:PORT, N and a number from 0 to N - 1; correct them"
+            ) from error
         raise InputError(
             f"config.distributed: found no cluster that JAX knows ({_first_line(error)}), expected "
             "SLURM, Open MPI, GKE or Cloud TPU; elsewhere give --coordinator=HOST:PORT "

@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 
-from sims_jax.commands import exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
 from sims_jax.words import counted
@@ -28,7 +28,7 @@ def synthesize_command() -> None:
 
 def synthesize_parser() -> argparse.ArgumentParser:
     """The flags of `synthesize.py`."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="synthesize", description="Makes photos of semantic layouts with a trained model."
     )
     parser.add_argument("--workdir", required=True, type=to_path, help="what train.py left")

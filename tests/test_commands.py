@@ -25,7 +25,6 @@ from sims_jax.training.termination import Terminated
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXTRAS = {  # what a benchmark imports that is not always installed
-    "benchmarks.bank": "usearch",
     "benchmarks.retrieval": "usearch",
     "benchmarks.train_step": "torch",
 }
@@ -166,6 +165,32 @@ def test_a_path_that_is_empty_is_not_the_current_folder(capsys):
         assert stop.value.code == 2
         (empty,) = (flag.strip("=") for flag in flags if flag.endswith("="))
         assert f"{empty}: found nothing, expected a path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("parser", "flags", "named"),
+    [
+        (synthesize_command.synthesize_parser, ["--layouts=l"], "--workdir, --layout, --out"),
+        (evaluate_parser, ["--split=test"], "--split: invalid choice: 'test'"),
+        (bank_parser, ["frobnicate"], "invalid choice: 'frobnicate'"),
+        (bank_parser, ["remove", "--bank=b"], "--photo"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line(parser, flags, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(flags)
+    assert_one_line((stop.value.code, capsys.readouterr().err.strip()), named, "--help tells")
+
+
+def test_flags_that_are_missing_are_one_line():
+    named = [f"flag --{name}=None: found none, expected one" for name in ("workdir", "config")]
+    assert_one_line(run("train.py"), *named)
+
+
+def test_a_presets_argument_that_cannot_be_is_told_in_its_own_words(tmp_path):
+    found = run("train.py", "--config=camvid:smal", f"--workdir={tmp_path / 'run'}")
+    assert_one_line(found, "camvid.py:smal: expected :small")
+    assert "ValueError" not in found[1]
 
 
 @pytest.mark.parametrize("module", ["sims_jax.data.check", "benchmarks.study"])

@@ -206,6 +206,21 @@ def test_a_process_alone_gives_up(waiting):
     [
         (["--num_processes=2"], {}, "--num_processes: found without --config.distributed=True"),
         (["--config.distributed=True"], {}, "config.distributed: found no cluster that JAX knows"),
+        (
+            ["--config.distributed=True", "--coordinator=node1"],
+            {},
+            "--coordinator: found 'node1', expected HOST:PORT",
+        ),
+        (
+            [
+                "--config.distributed=True",
+                "--coordinator=localhost:1",
+                "--num_processes=2",
+                "--process_id=2",
+            ],
+            {},
+            "--coordinator, --num_processes, --process_id: process_id and num_processes must be",
+        ),
         ([], {"JAX_PLATFORMS": "cuda"}, "JAX_PLATFORMS: found 'cuda' without such a device"),
     ],
 )

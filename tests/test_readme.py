@@ -10,6 +10,7 @@ from conftest import load_config
 from sims_jax.bank.__main__ import bank_parser
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.synthesize_command import synthesize_parser
+from sims_jax.training.settings import check_batches, read_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,6 +58,17 @@ def test_command(command):
         assert known.workdir and known.layout and known.out
 
 
+def test_the_clusters_batches_are_shared_by_its_devices():
+    (script,) = re.findall(r"```sh\n(#!.*?)```", README, re.DOTALL)
+    nodes, each = (int(re.search(rf"#SBATCH --{x}=(\d+)", script)[1])
+                   for x in ("nodes", "gpus-per-node"))  # fmt: skip
+    config = load_config("cityscapes")
+    assert "--config=configs/cityscapes.py" in script
+    for key, value in re.findall(r"--config\.(\S+\.batch_size)=(\d+)", script):
+        config.update_from_flattened_dict({key: int(value)})
+    check_batches(read_settings(config), config.stages, nodes * each)
+
+
 def test_python_imports():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
@@ -84,8 +96,6 @@ def test_configs_describe_networks(name):
 
 @pytest.mark.parametrize("name", ["quickstart", "camvid"])
 def test_fewer_steps_have_a_shorter_warmup(name):
-    from sims_jax.training.settings import read_settings
-
     config = load_config(name)
     steps = config.synthesis.train.steps
     assert config.synthesis.train.warmup_steps == steps // 20 > 2

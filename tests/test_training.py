@@ -169,7 +169,7 @@ def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
     other = tiny_config.copy_and_resolve_references()
     with other.unlocked():
         other.seed = 7
-    with pytest.raises(InputError, match=r"config.seed = 7, expected 0"):
+    with pytest.raises(InputError, match=r"config.seed = 0, expected 7"):
         Run(other, workdir).run()
 
 
@@ -180,7 +180,9 @@ def test_a_workdir_of_an_older_version_is_named(finished, tiny_config, tmp_path)
     older = json.loads((finished[0] / "config.json").read_text())
     del older["synthesis"]["train"]["save_minutes"]
     (tmp_path / "config.json").write_text(json.dumps(older))
-    line = r"config\.json: found no config\.synthesis\.train\.save_minutes, expected 10 as given"
+    line = (
+        r"config\.json: found no config\.synthesis\.train\.save_minutes, expected 10, as --config"
+    )
     with pytest.raises(InputError, match=line):
         save_config(tiny_config, tmp_path)
     line = r"config\.json: config\.synthesis\.train: found no 'save_minutes'.* in another one$"

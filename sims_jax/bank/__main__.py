@@ -3,14 +3,14 @@
 import argparse
 import tempfile
 
-from sims_jax.commands import exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
 from sims_jax.programs import keep_programs
 from sims_jax.words import counted
 
 
 def bank_parser() -> argparse.ArgumentParser:
     """The flags of `python -m sims_jax.bank`."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m sims_jax.bank", description="Looks into a memory bank, or changes it."
     )
     commands = parser.add_subparsers(dest="command", required=True)
