@@ -124,3 +124,10 @@ def test_cityscapes_has_the_papers_networks():
     assert networks.transformer == TransformerConfig(box_size=None)
     assert networks.ordering == OrderingConfig(box_size=None)
     assert networks.synthesis == SynthesisConfig()
+
+
+def test_the_contents_name_headings():
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    named = re.findall(r"\]\(#(.*?)\)", README)
+    assert named and {*named} <= anchors

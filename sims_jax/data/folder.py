@@ -78,7 +78,10 @@ class Folder(FilesBuilder):
 def list_folder(config: FolderConfig, refuse: Refuse = refuse_at_once) -> Splits:
     """The pairs by split."""
     if not 0 <= config.val_frac < 1:
-        raise InputError(f"val_frac: found {config.val_frac}, expected 0 or more and less than 1")
+        raise InputError(
+            f"config.data.val_frac: found {config.val_frac}, expected 0 or more and less than 1; "
+            "change it"
+        )
     root = pathlib.Path(config.root).expanduser()
     files = pair_files(root / "photos", root / "layouts", refuse=refuse)
     photos = {name: photo for name, (photo, _) in files.items()}
