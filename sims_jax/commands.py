@@ -54,7 +54,6 @@ class OneLineParser(argparse.ArgumentParser):
 
 def define_workdir(told: str):
     """The flag `--workdir`, which is required."""
-
     workdir = define_path("workdir", told)
     _require("workdir")
     return workdir
