@@ -25,16 +25,13 @@ from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.photo import as_float, resize_photo
 from sims_jax.bank.score import score_unit
 from sims_jax.bank.store import OnDisk, Store, open_bank
-from sims_jax.canvas.compose import ADHERENCES, CanvasConfig
+from sims_jax.canvas.compose import ADHERENCES
 from sims_jax.checkpoints import DONE_FILE, restore_finished
-from sims_jax.config import load_config, make
+from sims_jax.config import load_config
 from sims_jax.errors import InputError
 from sims_jax.images import decode_photo, read_bytes, read_instances
 from sims_jax.labels import VOID, LabelSpace, read_layout
-from sims_jax.nets.densifier import DensifierConfig
-from sims_jax.nets.ordering import OrderingConfig
-from sims_jax.nets.synthesis import SynthesisConfig
-from sims_jax.nets.transformer import TransformerConfig
+from sims_jax.networks import Params, make_networks
 from sims_jax.ops.light import Light, measure_light
 from sims_jax.ops.resize import resize_labels
 from sims_jax.result import Result, Source
@@ -53,7 +50,7 @@ class Model:
     """Everything a trained model is: config, parameters, memory bank, label space."""
 
     config: ConfigDict
-    params: pipeline.Params
+    params: Params
     bank: Bank | DiskBank
     photo_ids: tuple[str, ...]
 
@@ -278,23 +275,10 @@ def assemble(
         bank = DiskBank(rows_to_device(store, devices), store)
     else:
         bank = to_device(store, devices)
-    params = pipeline.Params(**params, networks=make_networks(config, store.spec.labels))
+    params = Params(**params, networks=make_networks(config, store.spec.labels))
     if bank.rows.mesh is not None:
         params = put_everywhere(params, bank.rows.mesh)
     return Model(config=config, params=params, bank=bank, photo_ids=store.ids)
-
-
-def make_networks(config: ConfigDict, labels: LabelSpace) -> pipeline.Networks:
-    """What a config says of the networks and the canvas."""
-    return pipeline.Networks(
-        labels=labels,
-        transformer=make(TransformerConfig, config.transformer.net, "config.transformer.net"),
-        ordering=make(OrderingConfig, config.ordering.net, "config.ordering.net"),
-        densifier=make(DensifierConfig, config.densifier.net, "config.densifier.net"),
-        synthesis=make(SynthesisConfig, config.synthesis.net, "config.synthesis.net"),
-        canvas=make(CanvasConfig, config.canvas, "config.canvas"),
-        pipeline=make(pipeline.PipelineConfig, config.pipeline, "config.pipeline"),
-    )
 
 
 def _read_candidate(candidate: int, last: int) -> int:

@@ -11,23 +11,20 @@
 With a bank sharded over processes all of them call `synthesize` together (SPMD).
 """
 
-import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from sims_jax.bank.choose import MOST_WEIGHT, choose_candidate, prefer_alike
+from sims_jax.bank.choose import choose_candidate, prefer_alike
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
-from sims_jax.bank.pixels import cut_pixels, gather, used_rows
+from sims_jax.bank.pixels import as_pieces, cut, gather, locate, used_rows
 from sims_jax.canvas.align import align
-from sims_jax.canvas.compose import CanvasConfig, elide, frontmost, paste, warp_cut
+from sims_jax.canvas.compose import elide, frontmost, paste, warp_cut
 from sims_jax.canvas.order import (
     ask_order,
     overlapping_pairs,
@@ -36,15 +33,12 @@ from sims_jax.canvas.order import (
     rank_by_prior,
     stack_layers,
 )
-from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
-from sims_jax.nets.densifier import Densifier, DensifierConfig
+from sims_jax.nets.densifier import Densifier
 from sims_jax.nets.layers import one_hot_layout
-from sims_jax.nets.ordering import OrderingConfig
 from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
-from sims_jax.nets.synthesis import SynthesisConfig
-from sims_jax.nets.transformer import TransformerConfig
+from sims_jax.networks import Params
 from sims_jax.ops.chunks import map_chunks
 from sims_jax.ops.light import Light, measure_light, relight_pieces, sharpen
 from sims_jax.rng import stream_key
@@ -54,68 +48,11 @@ from sims_jax.types import (
     Canvas,
     Matches,
     Photos,
+    Pieces,
     Pixels,
     Segments,
     Synthesis,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class PipelineConfig:
-    """Static maxima and chunks of inference.
-
-    Args:
-      candidates: K, rows retrieved for each segment.
-      light_weight: how much it counts that their photos have one light (`sims_jax.bank.choose`), 0
-        to 16. 0: each segment's best row is used, as in the paper.
-      max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
-        0: it is not asked, and the prior orders all.
-      chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
-    """
-
-    candidates: int
-    light_weight: float
-    max_pairs: int
-    chunk: int
-
-    def __post_init__(self):
-        check_numbers(self, candidates=1, max_pairs=0, chunk=1)
-        check_numbers(self, most=MOST_WEIGHT, light_weight=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """Everything static about a model: its label space, its networks' sizes, its canvas."""
-
-    labels: LabelSpace
-    transformer: TransformerConfig
-    ordering: OrderingConfig
-    densifier: DensifierConfig
-    synthesis: SynthesisConfig
-    canvas: CanvasConfig
-    pipeline: PipelineConfig
-
-    def __post_init__(self):
-        layers, candidates = self.canvas.layers, self.pipeline.candidates
-        if layers > candidates:
-            raise InputError(
-                f"config.canvas.layers: found {layers}, expected no more than "
-                f"config.pipeline.candidates, {candidates}; change either"
-            )
-
-
-@struct.dataclass
-class Params:
-    """The four networks' parameters, with the description of what they are parameters of.
-
-    The densifier's, for coarse layouts alone, are None where it was not trained.
-    """
-
-    transformer: Any
-    ordering: Any
-    densifier: Any
-    synthesis: Any
-    networks: Networks = struct.field(pytree_node=False)
 
 
 def choose(
@@ -158,18 +95,34 @@ def render(
       reference: the light that all pieces are brought into, and how sharp the photo is to be; None
         leaves each its photo's.
     """
-    networks = params.networks
-    adherence = adherence or networks.canvas.adherence
-    place = functools.partial(_place_segments, params, adherence=adherence, reference=reference)
-    canvas, affine, rank = jax.lax.map(lambda one: place(*one), (layouts, matches.segments, pixels))
-    index = jnp.arange(rank.shape[-1], dtype=canvas.source.dtype)
+    return _render(params, layouts, matches, as_pieces(pixels), adherence, reference)
+
+
+def _render(
+    params: Params,
+    layouts: UInt8[Array, "B H W"],
+    matches: Matches,
+    pieces: Pieces,
+    adherence: str | None,
+    reference: Light | None,
+) -> Synthesis:
+    """`render`, of pieces whose pixels may be shared."""
+
+    def place(one):
+        layout, segments, place, component = one
+        own = pieces.replace(place=place, component=component)
+        return _place_segments(params, layout, segments, own, adherence, reference)
+
+    adherence = adherence or params.networks.canvas.adherence
+    each = layouts, matches.segments, pieces.place, pieces.component
+    canvas, affine, rank = jax.lax.map(place, each)
     photo = paint(params, canvas)
     return Synthesis(
         photo=photo if reference is None else sharpen(photo, reference),
         canvas=canvas,
         affine=affine,
         rank=rank,
-        used=(canvas.source[:, None] == index[:, None, None]).any(axis=(-2, -1)),
+        used=jax.vmap(functools.partial(_seen, rank.shape[-1]))(canvas.source),
     )
 
 
@@ -231,9 +184,12 @@ def synthesize(
         instances=instances,
     )
     matches = choose(params, bank, matches, candidate, reference)
-    pixels = gather(bank, matches, params.networks.canvas.layers)
-    synthesis = render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
-    return synthesis, matches
+    layers = params.networks.canvas.layers
+    if bank.rows.mesh is None:  # nothing is copied
+        pieces = locate(bank.photos, bank.rows.spec, used_rows(matches, layers))
+    else:
+        pieces = as_pieces(gather(bank, matches, layers))
+    return _render(params, layouts, matches, pieces, adherence, reference), matches
 
 
 def synthesize_from_disk(
@@ -278,16 +234,14 @@ def _render_photos(
     adherence: str | None,
     reference: Light | None,
 ) -> Synthesis:
-    pixels = cut_pixels(photos, spec, row)
-    return render(params, layouts, matches, pixels, adherence=adherence, reference=reference)
+    return _render(params, layouts, matches, locate(photos, spec, row), adherence, reference)
 
 
 def _place_segments(
     params: Params,
     layout: UInt8[Array, "H W"],
     segments: Segments,
-    pixels: Pixels,
-    *,
+    pieces: Pieces,
     adherence: str,
     reference: Light | None,
 ) -> tuple[Canvas, Float[Array, "J 2 3"], Int[Array, "J"]]:
@@ -295,36 +249,56 @@ def _place_segments(
     networks = params.networks
     num_classes = networks.labels.num_classes
     count = segments.class_id.shape[0]
-    layers = pixels.mask.shape[0] // count
-    found = pixels.mask.any(axis=(-2, -1)) & jnp.tile(segments.valid, layers)
-    component = jnp.tile(jnp.arange(count, dtype=segments.component.dtype), layers)
+    layers = pieces.place.shape[0] // count
+    found = (pieces.component >= 0) & jnp.tile(segments.valid, layers)
+    covered = jnp.tile(jnp.arange(count, dtype=segments.component.dtype), layers)
 
-    def transform(photo, mask, component):
-        photo, target = as_float(photo), segments.component == component[:, None, None]
+    def cut_some(place, component):
+        return cut(pieces.replace(place=place, component=component))
+
+    def transform(place, component, covered):
+        pixels = cut_some(place, component)
+        photo, target = as_float(pixels.photo), segments.component == covered[:, None, None]
         layouts = jnp.broadcast_to(layout, target.shape)
         affine = align(
-            params.transformer, networks.transformer, num_classes, photo, mask, target, layouts
+            params.transformer,
+            networks.transformer,
+            num_classes,
+            photo,
+            pixels.mask,
+            target,
+            layouts,
         )
         return affine, None if reference is None else measure_light(photo)
 
     chunk = networks.pipeline.chunk
-    affine, light = map_chunks(transform, (pixels.photo, pixels.mask, component), found, chunk)
+    some = pieces.place, pieces.component, covered
+    affine, light = map_chunks(transform, some, found, chunk)
     rank = rank_by_prior(
         prior_key(segments.class_id, segments.box_yx[:, 2], _planar_ids(networks.labels))
     )
     front = None  # clipped to their components, segments never overlap
     if adherence == "segment":
-        some = (pixels.mask[:count], affine[:count])
-        warped = map_chunks(jax.vmap(warp_cut), some, found[:count], chunk)
+        some = (pieces.place[:count], pieces.component[:count], affine[:count])
+
+        def warp(place, component, affine):
+            return jax.vmap(warp_cut)(cut_some(place, component).mask, affine)
+
+        warped = map_chunks(warp, some, found[:count], chunk)
         warped &= found[:count, None, None]
         if networks.pipeline.max_pairs:
             rank = _rank_by_network(params, segments, warped, layout, rank)
         front = frontmost(warped, rank)
-    canvas = paste(pixels, affine, segments, layout, front)
+    canvas = paste(pieces, affine, segments, layout, front)
     if reference is not None:
         canvas = canvas.replace(rgb=relight_pieces(canvas.rgb, canvas.source, light, reference))
     canvas = elide(stream_key(0, "canvas"), canvas, networks.canvas, networks.labels)
     return canvas, affine, stack_layers(rank, layers)
+
+
+def _seen(count: int, source: Int[Array, "H W"]) -> Bool[Array, "J"]:
+    """Which of `count` pieces have a pixel; -1 is none's."""
+    return jnp.zeros(count + 1, bool).at[source].set(True)[:count]  # -1: the last one
 
 
 def _rank_by_network(params, segments, mask, layout, prior):

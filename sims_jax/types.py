@@ -127,6 +127,18 @@ class Pixels:
 
 
 @struct.dataclass
+class Pieces:
+    """What a canvas is pasted of: photos, and of each piece the photo and what is cut from it.
+
+    Where devices hold the whole bank the photos are the bank's own: none is copied.
+    """
+
+    photos: Photos
+    place: Int[Array, "*B J"]  # in `photos`
+    component: Int[Array, "*B J"]  # of that photo; -1 for nothing
+
+
+@struct.dataclass
 class Canvas:
     """What the bank gives the synthesis network: real pixels, and where there are none."""
 

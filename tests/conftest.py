@@ -155,7 +155,8 @@ def tiny_stores(tiny_config, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config, tiny_stores):
     """A model of untrained networks; the transformer is not left at the identity."""
-    from sims_jax.model import assemble, make_networks
+    from sims_jax.model import assemble
+    from sims_jax.networks import make_networks
 
     labels = tiny_stores[0].spec.labels
     networks = make_networks(tiny_config, labels)

@@ -14,6 +14,7 @@ from sims_jax.bank.build import build_bank
 from sims_jax.bank.choose import prefer_alike
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
+from sims_jax.bank.pixels import as_pieces
 from sims_jax.bank.store import open_bank
 from sims_jax.canvas.compose import elide, frontmost, paste
 from sims_jax.canvas.order import rank_by_prior
@@ -21,7 +22,7 @@ from sims_jax.canvas.simulate import SimulationConfig, simulate
 from sims_jax.config import make
 from sims_jax.data.source import open_dataset
 from sims_jax.labels import CAMVID
-from sims_jax.model import make_networks
+from sims_jax.networks import make_networks
 from sims_jax.ops.affine import identity_affine
 from sims_jax.ops.morphology import smooth_labels
 from sims_jax.training.settings import BankConfig
@@ -99,7 +100,7 @@ def compose_without_transformer(bank, layouts, networks):
         still = jnp.tile(identity_affine(), (len(here.mask), 1, 1))
         rank = rank_by_prior(segments.box_yx[:, 2])
         front = frontmost(here.mask[: len(rank)], rank)
-        canvases = (paste(here, still, segments, layout, some) for some in (None, front))
+        canvases = (paste(as_pieces(here), still, segments, layout, some) for some in (None, front))
         return tuple(elide(key, c, networks.canvas, networks.labels) for c in canvases)
 
     keys = jax.random.split(jax.random.key(1), len(layouts))

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.canvas.compose import CanvasConfig, elide, frontmost, paste, warp_cut
+from sims_jax.bank.pixels import as_pieces
+from sims_jax.canvas import compose
+from sims_jax.canvas.compose import CanvasConfig, elide, frontmost, warp_cut
 from sims_jax.errors import InputError
 from sims_jax.labels import SCENES
 from sims_jax.ops.affine import identity_affine
@@ -45,6 +47,10 @@ def two_segments():
         left_out=jnp.int32(0),
     )
     return Pixels(jnp.asarray(photo), jnp.asarray(mask)), segments, jnp.asarray(layout)
+
+
+def paste(pixels, *arguments):
+    return compose.paste(as_pieces(pixels), *arguments)
 
 
 def still(pixels):

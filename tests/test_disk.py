@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_match import bank_of, jitted_match, store_of
@@ -15,6 +16,7 @@ from sims_jax.bank import blocks as blocks_module
 from sims_jax.bank.blocks import match_streamed, open_blocks
 from sims_jax.bank.device import rows_to_device, to_device
 from sims_jax.bank.disk import DiskBank
+from sims_jax.bank.pixels import cut, locate
 from sims_jax.bank.store import open_bank
 from sims_jax.errors import InputError
 from sims_jax.model import assemble
@@ -115,7 +117,7 @@ def test_photos_of_a_bank_on_disk_are_the_same_bits(tiny_model, tiny_stores, mod
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.jit(pipeline.gather)(bank, matches),
-        jax.jit(pipeline.cut_pixels, static_argnames="spec")(photos, store.spec, row),
+        cut(locate(photos, store.spec, jnp.asarray(row))),
     )
     jax.config.update("jax_disable_most_optimizations", False)
     try:

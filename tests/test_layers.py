@@ -29,7 +29,7 @@ LAYERS = (
     ("nets",),
     ("canvas",),
     ("losses", "metrics"),
-    ("checkpoints", "pipeline", "result", "model"),
+    ("checkpoints", "networks", "pipeline", "result", "model"),
     ("training",),
     ("evaluation",),
     ("commands",),

@@ -9,7 +9,7 @@ from conftest import random_params
 
 from sims_jax import pipeline
 from sims_jax.bank.device import to_device
-from sims_jax.model import make_networks
+from sims_jax.networks import Params, make_networks
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import invent_tasks
@@ -58,7 +58,7 @@ def test_synthesize_is_lowered_for_every_platform(tiny_config, tiny_stores, adhe
 
     labels = tiny_stores[0].spec.labels
     networks = make_networks(tiny_config, labels)
-    params = pipeline.Params(**random_params(networks, labels.num_classes), networks=networks)
+    params = Params(**random_params(networks, labels.num_classes), networks=networks)
     bank = to_device(tiny_stores[0], jax.devices()[:1])
     layouts = np.asarray(tiny_stores[1].layout[:2])
 

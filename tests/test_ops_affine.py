@@ -15,8 +15,8 @@ from sims_jax.ops.affine import (
     identity_affine,
     look_up,
     sample_affine,
+    sample_cuts,
     sample_pieces,
-    sample_pieces_cubic,
 )
 from sims_jax.ops.resize import resize_labels
 
@@ -201,36 +201,33 @@ def test_eager_jit_vmap_agree():
         np.testing.assert_allclose(sample_affine(image, affine), one, atol=1e-5)
 
 
-def test_pieces_are_samples_of_their_own_images():
-    """At every pixel the sample of one image; nothing at -1; gradients alike."""
+def test_cuts_are_sampled_as_images_are():
+    """At every pixel the sample of one cut; nothing at -1; gradients alike."""
     rng = np.random.default_rng(1)
-    images = rng.integers(0, 256, (3, 18, 23, 2), dtype=np.uint8)
+    maps = rng.integers(-1, 2, (3, 18, 23)).astype(np.int16)
     affines = jnp.stack([IDENTITY, random_affine(1), random_affine(2, spread=0.9, shift=30.0)])
-    piece = rng.integers(-1, 3, (18, 23))
+    place = rng.integers(0, 3, (18, 23))
+    component = rng.integers(-1, 2, (18, 23))
 
-    def of_all(affines):
-        return jax.vmap(sample_affine)(jnp.asarray(images, jnp.float32), affines)
+    def one_by_one(affines):
+        cuts = [jnp.asarray(maps == c, jnp.float32)[..., None] for c in range(2)]
+        of_all = jnp.stack([jax.vmap(sample_affine)(cut, affines)[..., 0] for cut in cuts])
+        rows, columns = np.indices(place.shape)
+        some = of_all[np.maximum(component, 0), place, rows, columns]
+        return jnp.where(component >= 0, some, 0.0)
 
-    def chosen(affines):
-        some = jnp.take_along_axis(of_all(affines), jnp.maximum(piece, 0)[None, ..., None], axis=0)
-        return jnp.where(piece[..., None] >= 0, some[0], 0.0)
+    def at_once(affines):
+        some = (jnp.asarray(array) for array in (maps, place, component))
+        return sample_cuts(*some, *look_up(affines, jnp.asarray(place)))
 
-    def at_once(affines, images=images, piece=piece):
-        piece = jnp.asarray(piece)
-        return sample_pieces(jnp.asarray(images), piece, *look_up(affines, piece))
-
-    np.testing.assert_allclose(at_once(affines), chosen(affines), atol=1e-3)
-    np.testing.assert_array_equal(at_once(affines)[piece == 0], images[0][piece == 0])
-    np.testing.assert_array_equal(
-        at_once(affines, images > 127)[piece == 0], images[0][piece == 0] > 127
-    )
+    np.testing.assert_allclose(at_once(affines), one_by_one(affines), atol=1e-5)
+    still = (place == 0) & (component >= 0)
+    np.testing.assert_array_equal(at_once(affines)[still], (maps[0] == component)[still])
+    assert not np.asarray(at_once(affines))[component == -1].any()
     twice = jax.jit(jax.vmap(at_once))(jnp.stack([affines, affines[::-1]]))
-    np.testing.assert_allclose(twice[0], at_once(affines), atol=1e-3)
-    np.testing.assert_allclose(twice[1], at_once(affines[::-1]), atol=1e-3)
-    nowhere = jax.grad(lambda a: at_once(a, piece=np.full_like(piece, -1)).sum())(affines)
-    assert not np.asarray(nowhere).any()
-    assert not np.asarray(at_once(affines))[piece == -1].any()
-    slopes = [jax.grad(lambda a, f=f: (f(a) ** 2).sum())(affines) for f in (at_once, chosen)]
+    np.testing.assert_allclose(twice[0], at_once(affines), atol=1e-5)
+    np.testing.assert_allclose(twice[1], at_once(affines[::-1]), atol=1e-5)
+    slopes = [jax.grad(lambda a, f=f: (f(a) ** 2).sum())(affines) for f in (at_once, one_by_one)]
     np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-3 * float(abs(slopes[0]).max()))
 
 
@@ -256,12 +253,12 @@ def test_cubic_samples_equal_a_slow_twin():
         )
     y, x = np.float32(y), np.float32(x)
     arrays = [jnp.asarray(array) for array in (images, piece, y, x)]
-    for sample in (sample_pieces_cubic, jax.jit(sample_pieces_cubic)):
+    for sample in (sample_pieces, jax.jit(sample_pieces)):
         np.testing.assert_allclose(sample(*arrays), expected, atol=1e-2)
     pairs = [jnp.stack([array, array[..., ::-1]]) for array in arrays]
-    twice = jax.vmap(sample_pieces_cubic)(*pairs)
+    twice = jax.vmap(sample_pieces)(*pairs)
     for index in range(2):
-        alone = sample_pieces_cubic(*(pair[index] for pair in pairs))
+        alone = sample_pieces(*(pair[index] for pair in pairs))
         np.testing.assert_allclose(twice[index], alone, atol=1e-3)
 
 
@@ -273,7 +270,7 @@ def test_cubic_samples_have_finite_gradients_and_none_of_other_images():
     y, x = (jnp.asarray(at, jnp.float32) for at in np.mgrid[-3:15, 3:26])
 
     def total(images, y, x):
-        return (sample_pieces_cubic(images, piece, y, x) ** 2).sum()
+        return (sample_pieces(images, piece, y, x) ** 2).sum()
 
     by_image, by_y, by_x = jax.grad(total, (0, 1, 2))(images, y, x)
     assert all(np.isfinite(some).all() for some in (by_image, by_y, by_x))
@@ -289,16 +286,16 @@ def test_cubic_samples_are_exact_where_nothing_moves_and_on_ramps():
     y, x = np.mgrid[:18, :23].astype(np.float32)
     nothing = np.zeros((18, 23), int)
     there = (jnp.asarray(array) for array in (image, nothing, y, x))
-    np.testing.assert_array_equal(sample_pieces_cubic(*there), image[0])
+    np.testing.assert_array_equal(sample_pieces(*there), image[0])
     ramp = (3 * y + 5 * x)[None, ..., None]
     inner = np.s_[2:-2, 2:-2]
     shifted = (jnp.asarray(array, jnp.float32) for array in (y + 0.3, x - 0.6))
-    moved = sample_pieces_cubic(jnp.asarray(ramp), jnp.asarray(nothing), *shifted)
+    moved = sample_pieces(jnp.asarray(ramp), jnp.asarray(nothing), *shifted)
     np.testing.assert_allclose(moved[inner], ramp[0][inner] + 3 * 0.3 - 5 * 0.6, rtol=1e-4)
 
     def total(shift):
         some = (jnp.asarray(array) for array in (ramp, nothing, y, x + shift))
-        return sample_pieces_cubic(*some)[inner].mean()
+        return sample_pieces(*some)[inner].mean()
 
     for shift in (0.0, 0.4):
         assert jax.grad(total)(shift) == pytest.approx(5.0, rel=1e-4)
@@ -308,6 +305,7 @@ def test_cubic_samples_of_moved_photos_are_sharper_than_bilinear_ones():
     rng = np.random.default_rng(4)
     image, nothing = jnp.asarray(rng.random((1, 40, 40, 1), np.float32)), jnp.zeros((40, 40), int)
     y, x = (jnp.asarray(at, jnp.float32) + 0.5 for at in np.mgrid[:40, :40])
-    cubic, linear = (f(image, nothing, y, x) for f in (sample_pieces_cubic, sample_pieces))
+    cubic = sample_pieces(image, nothing, y, x)
+    linear = sample_affine(image[0], IDENTITY.at[:, 2].set(0.5))
     spread = [float(some[4:-4, 4:-4].std()) for some in (image[0], cubic, linear)]
     assert spread[0] > spread[1] > 1.2 * spread[2]

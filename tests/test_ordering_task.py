@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sims_jax.bank.pairs import find_pairs
-from sims_jax.model import make_networks
+from sims_jax.networks import make_networks
 from sims_jax.training.loop import TrainConfig, train
 from sims_jax.training.tasks.ordering import OrderingTask
 from sims_jax.training.writers import MetricsWriter

@@ -84,7 +84,7 @@ def test_no_blank_is_left():
 @pytest.mark.parametrize("name", ["quickstart", "camvid", "cityscapes"])
 def test_configs_describe_networks(name):
     from sims_jax.labels import CAMVID
-    from sims_jax.model import make_networks
+    from sims_jax.networks import make_networks
 
     config = load_config(name)
     networks = make_networks(config, CAMVID)
@@ -115,10 +115,10 @@ def test_every_config_says_how_to_run_it():
 def test_cityscapes_has_the_papers_networks():
     """The defaults, whose parameters test_nets.py holds against the paper's."""
     from sims_jax.labels import CITYSCAPES
-    from sims_jax.model import make_networks
     from sims_jax.nets.ordering import OrderingConfig
     from sims_jax.nets.synthesis import SynthesisConfig
     from sims_jax.nets.transformer import TransformerConfig
+    from sims_jax.networks import make_networks
 
     networks = make_networks(load_config("cityscapes"), CITYSCAPES)
     assert networks.transformer == TransformerConfig(box_size=None)

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from sims_jax.bank.choose import layer_places
-from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos, Pixels
+from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos, Pieces, Pixels
 
 
 def used_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B J"]:
@@ -27,11 +27,11 @@ def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
     row = used_rows(matches, layers)
     mesh = bank.rows.mesh
     if mesh is None:
-        return cut_pixels(bank.photos, bank.rows.spec, row)
+        return cut(locate(bank.photos, bank.rows.spec, row))
 
     def read(photos: Photos, row: Int[Array, "B J"]) -> Pixels:
         here = row // bank.rows.spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
-        own = cut_pixels(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size)
+        own = cut(locate(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size))
         photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
         return Pixels(photo=photo, mask=mask.astype(bool))
 
@@ -41,11 +41,34 @@ def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
     )(bank.photos, row)
 
 
-def cut_pixels(photos: Photos, spec: BankSpec, row: Int[Array, "B J"], devices: int = 1) -> Pixels:
-    """From one share of `devices`; zeros for rows of -1."""
+def locate(photos: Photos, spec: BankSpec, row: Int[Array, "*B J"], devices: int = 1) -> Pieces:
+    """The pieces that rows are, in one share of `devices`; of -1 nothing."""
     photo, component = jnp.divmod(row, spec.max_segments)
-    place = jnp.where(row >= 0, photo // devices, 0)
-    there = (row >= 0)[..., None, None]
-    cut = photos.component[place] == component[..., None, None].astype(jnp.int16)
-    rgb = jnp.where(there[..., None], photos.photo[place], jnp.uint8(0))
-    return Pixels(photo=rgb, mask=cut & there)
+    there = row >= 0
+    return Pieces(
+        photos=photos,
+        place=jnp.where(there, photo // devices, 0),
+        component=jnp.where(there, component, -1),
+    )
+
+
+def cut(pieces: Pieces) -> Pixels:
+    """Pixels of their own for every piece; zeros where it is nothing."""
+    there = (pieces.component >= 0)[..., None, None]
+    component = pieces.component[..., None, None].astype(jnp.int16)
+    return Pixels(
+        photo=jnp.where(there[..., None], pieces.photos.photo[pieces.place], jnp.uint8(0)),
+        mask=(pieces.photos.component[pieces.place] == component) & there,
+    )
+
+
+def as_pieces(pixels: Pixels) -> Pieces:
+    """Pixels, each piece's its own, as pieces."""
+    *batch, height, width = pixels.mask.shape
+    photos = Photos(
+        photo=pixels.photo.reshape(-1, height, width, 3),
+        component=pixels.mask.reshape(-1, height, width).astype(jnp.int16) - jnp.int16(1),
+    )
+    found = pixels.mask.any(axis=(-2, -1))
+    place = jnp.arange(found.size, dtype=jnp.int32).reshape(batch)
+    return Pieces(photos=photos, place=place, component=found.astype(jnp.int32) - 1)

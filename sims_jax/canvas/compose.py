@@ -20,10 +20,10 @@ from sims_jax.bank.photo import WHITE
 from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
-from sims_jax.ops.affine import look_up, sample_affine, sample_pieces, sample_pieces_cubic
+from sims_jax.ops.affine import look_up, sample_affine, sample_cuts, sample_pieces
 from sims_jax.ops.components import is_one_of
 from sims_jax.ops.morphology import dilate, distance_to_change
-from sims_jax.types import Canvas, Pixels, Segments
+from sims_jax.types import Canvas, Pieces, Segments
 
 ADHERENCES = ("segment", "layout")
 HALF = 0.5  # a pixel of which a warped cut covers this much is the piece's
@@ -41,8 +41,7 @@ class CanvasConfig:
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.
       layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
-        the next shows. 1: the chosen one alone, as in the paper. Memory of composition is
-        proportional: 4 bytes a pixel for each piece, segments times layers.
+        the next shows. 1: the chosen one alone, as in the paper.
     """
 
     adherence: str
@@ -76,7 +75,7 @@ def frontmost(warped: Bool[Array, "N H W"], rank: Int[Array, "N"]) -> Int[Array,
 
 
 def paste(
-    pixels: Pixels,
+    pieces: Pieces,
     affine: Float[Array, "J 2 3"],
     segments: Segments,
     layout: UInt8[Array, "H W"],
@@ -87,25 +86,31 @@ def paste(
     Colours are read once for each pixel, however many layers there are.
 
     Args:
-      pixels: of one layout, the photos and cuts of a piece for each of its N segments; then of N
-        that fill them; ...
+      pieces: of one layout, one for each of its N segments; then N that fill them; ...
       affine: of each piece, target to source, pixels from the centre.
       segments: the layout's components, to which pieces are clipped.
       front: the segments that keep their own silhouettes instead, as `frontmost` has them; the
         canvas's layout is then theirs.
     """
     count, still = segments.class_id.shape[0], jax.lax.stop_gradient(affine)
-    piece = jnp.full(layout.shape, -1, jnp.int32) if front is None else front
-    for first in range(0 if front is None else count, affine.shape[0], count):
-        own = jnp.where(segments.component >= 0, segments.component + first, -1)
-        cut = sample_pieces(pixels.mask[..., None], own, *look_up(still, own))[..., 0]
-        piece = jnp.where((piece < 0) & (cut >= HALF), own, piece)
+
+    def fill(layer, piece):
+        own = jnp.where(segments.component >= 0, segments.component + layer * count, -1)
+        component = jnp.where(own >= 0, pieces.component[own], -1)
+        cut = sample_cuts(
+            pieces.photos.component, pieces.place[own], component, *look_up(still, own)
+        )
+        return jnp.where((piece < 0) & (cut >= HALF), own, piece)
+
+    piece, first = (jnp.full(layout.shape, -1, jnp.int32), 0) if front is None else (front, 1)
+    piece = jax.lax.fori_loop(first, affine.shape[0] // count, fill, piece)
     present = piece >= 0
     if front is not None:
         class_id = segments.class_id[piece % count]
         layout = jnp.where(present, class_id.astype(layout.dtype), layout)
     # A cut fades beyond its photo's frame, but colours do not.
-    rgb = sample_pieces_cubic(pixels.photo, piece, *look_up(affine, piece))
+    place = jnp.where(present, pieces.place[piece], -1)
+    rgb = sample_pieces(pieces.photos.photo, place, *look_up(affine, piece))
     return Canvas(
         rgb=jnp.clip(rgb / WHITE, 0.0, 1.0),
         mask=present.astype(jnp.float32),

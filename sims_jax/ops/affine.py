@@ -11,11 +11,11 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 (Jaderberg et al., 2015). Boxes are those of `boxes.py`.
 """
 
-import itertools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num, Shaped
+from jaxtyping import Array, Float, Int, Int16, Num, Shaped
 
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
@@ -57,56 +57,69 @@ def look_up(
     return _source_pixels(affine[piece], piece.shape, piece.shape)
 
 
+def sample_cuts(
+    components: Int16[Array, "P H W"],
+    place: Int[Array, "H W"],
+    component: Int[Array, "H W"],
+    y: Float[Array, "H W"],
+    x: Float[Array, "H W"],
+) -> Float[Array, "H W"]:
+    """At each pixel the bilinear sample of that pixel's own cut, as `sample_affine` takes it.
+
+    So of however many cuts no more is read than one result. Differentiable in the coordinates.
+
+    Args:
+      components: maps of ids.
+      place, component: of each pixel the map, and the id which the cut is in it; -1 gives 0.
+      y, x: where in it, counted from the first pixel's centre (`look_up`).
+    """
+    height, width = place.shape
+    there, wanted = component >= 0, component.astype(components.dtype)
+
+    def read(row, column):
+        inside = there & (row > 0) & (row <= height) & (column > 0) & (column <= width)
+        found = components[place, jnp.maximum(row - 1, 0), jnp.maximum(column - 1, 0)]
+        return (inside & (found == wanted)).astype(jnp.float32)[..., None]
+
+    return _mix_corners(read, y, x, place.shape)[..., 0]
+
+
 def sample_pieces(
     images: Shaped[Array, "J H W C"],
     piece: Int[Array, "H W"],
     y: Float[Array, "H W"],
     x: Float[Array, "H W"],
 ) -> Float[Array, "H W C"]:
-    """At each pixel the bilinear sample of that pixel's image alone, as `sample_affine` takes it.
-
-    So of J images no more is read than one result, and none is made larger or of another type.
-    Differentiable in the coordinates.
-
-    Args:
-      images: of any range; of cuts, True counts 1.
-      piece: the image of each pixel; -1 gives 0.
-      y, x: where in it, counted from the first pixel's centre (`look_up`).
-    """
-    height, width = piece.shape
-    there = piece >= 0
-
-    def read(row, column):
-        inside = there & (row > 0) & (row <= height) & (column > 0) & (column <= width)
-        found = images[piece, jnp.maximum(row - 1, 0), jnp.maximum(column - 1, 0)]
-        return jnp.where(inside[..., None], found.astype(jnp.float32), 0.0)
-
-    return _mix_corners(read, y, x, piece.shape)
-
-
-def sample_pieces_cubic(
-    images: Shaped[Array, "J H W C"],
-    piece: Int[Array, "H W"],
-    y: Float[Array, "H W"],
-    x: Float[Array, "H W"],
-) -> Float[Array, "H W C"]:
-    """At each pixel the bicubic sample of that pixel's image alone: sharper than `sample_pieces`.
+    """At each pixel the bicubic sample of that pixel's image alone: sharper than a bilinear one.
 
     The border's values go on beyond the frame. Beside edges samples may lie beyond the image's
-    range. Differentiable in images and coordinates; the arguments are those of `sample_pieces`.
+    range. Differentiable in images and coordinates.
 
     Source: Keys 1981, "Cubic convolution interpolation for digital image processing", a = -1/2:
     inside the frame ramps are exact, and so are slopes.
+
+    Args:
+      images: of any range.
+      piece: the image of each pixel; -1 gives 0.
+      y, x: where in it, counted from the first pixel's centre (`look_up`).
     """
     height, width = piece.shape
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = _cubic_weights(y - top), _cubic_weights(x - left)
-    total = jnp.zeros((*piece.shape, images.shape[-1]), jnp.float32)
-    for i, j in itertools.product(range(4), repeat=2):
+
+    def add(i, total):
         row = jnp.clip(top.astype(jnp.int32) + (i - 1), 0, height - 1)
-        column = jnp.clip(left.astype(jnp.int32) + (j - 1), 0, width - 1)
-        total += (down[i] * right[j])[..., None] * images[piece, row, column].astype(jnp.float32)
+        for j in range(4):
+            column = jnp.clip(left.astype(jnp.int32) + (j - 1), 0, width - 1)
+            weight = (down[i] * right[j])[..., None]
+            total += weight * images[piece, row, column].astype(jnp.float32)
+        return total
+
+    # A loop and its result are computed once; XLA would compute the sum of sixteen again for each
+    # channel of what is made of it.
+    total = jnp.zeros((*piece.shape, images.shape[-1]), jnp.float32)
+    total = jax.lax.fori_loop(0, 4, add, total)
     return jnp.where((piece >= 0)[..., None], total, 0.0)
 
 
@@ -192,14 +205,16 @@ def compose_affine(outer: Float[Array, "2 3"], inner: Float[Array, "2 3"]) -> Fl
     return jnp.column_stack([linear.T, shift])
 
 
-def _cubic_weights(part: Float[Array, "H W"]) -> list[Float[Array, "H W"]]:
+def _cubic_weights(part: Float[Array, "H W"]) -> Float[Array, "4 H W"]:
     """Of the pixels at -1, 0, 1 and 2, for a sample at `part`, 0 to 1."""
-    return [
-        part * (part * (1.0 - 0.5 * part) - 0.5),
-        part * part * (1.5 * part - 2.5) + 1.0,
-        part * (part * (2.0 - 1.5 * part) + 0.5),
-        part * part * (0.5 * part - 0.5),
-    ]
+    return jnp.stack(
+        [
+            part * (part * (1.0 - 0.5 * part) - 0.5),
+            part * part * (1.5 * part - 2.5) + 1.0,
+            part * (part * (2.0 - 1.5 * part) + 0.5),
+            part * part * (0.5 * part - 0.5),
+        ]
+    )
 
 
 def _box_frame(

@@ -33,8 +33,9 @@ from sims_jax.config import save_config
 from sims_jax.data.source import Dataset, open_dataset
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace, colorize, write_layout
-from sims_jax.model import Model, assemble, make_networks
+from sims_jax.model import Model, assemble
 from sims_jax.nets.vgg import load_vgg
+from sims_jax.networks import make_networks
 from sims_jax.ops.sheet import contact_sheet, write_picture
 from sims_jax.processes import describe_devices, first_alone, first_before_others
 from sims_jax.training.alignment import align_donors

@@ -9,8 +9,8 @@ from sims_jax.canvas.simulate import SimulationConfig
 from sims_jax.config import OF_NOW, check_numbers, check_size, make, unknown_key
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
-from sims_jax.model import make_networks
 from sims_jax.nets.vgg import MIN_SIZE_PX, VGGConfig
+from sims_jax.networks import make_networks
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.synthesis import LossConfig
 from sims_jax.training.tasks.transformer import DisturbanceConfig
@@ -67,7 +67,7 @@ class BankConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A config's parts that training alone needs; the model's are `model.make_networks`'."""
+    """A config's parts that training alone needs; the model's are `make_networks`'."""
 
     bank: BankConfig
     simulation: SimulationConfig
