@@ -86,7 +86,7 @@ def synthesize_parser() -> argparse.ArgumentParser:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     import sims_jax
-    from sims_jax.labels import colorize
+    from sims_jax.labels import VOID, colorize
     from sims_jax.ops.sheet import contact_sheet, write_picture
     from sims_jax.processes import describe_devices
     from sims_jax.progress import progress
@@ -103,7 +103,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         _read_pair(*pair, model.labels)
     names = [_photo_name(path) for path in paths]
     told = arguments.out / SOURCES_FILE
-    made, rows, alone = {}, [], collections.Counter()
+    made, rows, void, alone = {}, [], [], collections.Counter()
     print("synthesize: compiling", flush=True)
     bar = progress("synthesize", len(paths))
     try:
@@ -122,6 +122,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 # Whoever takes a photo out of the bank needs to find what was made of it: what
                 # there will be is said at once, its sources at the end.
                 _add_sources(told, names, dict.fromkeys(names))
+            if (result.layout == VOID).all():
+                void.append(name)
             sources = result.segments + result.fillings
             made[name] = [_to_json(source, origin) for source in sources]
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
@@ -139,9 +141,12 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     for class_name, count in alone.items():
         segments = counted(count, "segment")
         print(f"found nothing in the bank for {class_name} ({segments}): made without it")
+    if void:
+        print(f"the layout is void alone, so that the photo shows nothing: {', '.join(void)}")
     if arguments.sheet:
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
-        sheet = contact_sheet([list(itertools.chain(*some)) for some in several])
+        rows = [list(itertools.chain(*some)) for some in several]
+        sheet = contact_sheet(rows, ["layout", "canvas", "photo"])
         write_picture(arguments.out / SHEET_FILE, sheet)
         print(f"sheet: {arguments.out / SHEET_FILE}")
 

@@ -203,16 +203,17 @@ def test_all_faults_at_once_by_the_command(tmp_path):
         ("--config.pipeline.max_pairs=-1", "config.pipeline.max_pairs: found -1, expected at l"),
         ("--config.ordering.train.steps=0", "config.ordering.train.steps: found 0, expected at l"),
         ("--config.synthesis.train.accumulation=3", "batch_size: found 4, expected a multiple of"),
+        ("--sheet=/dev/null/sheet.png", "/dev/null: File exists"),
     ],
 )
-def test_a_config_that_training_would_refuse_is_refused_first(flag, found, tmp_path):
+def test_what_cannot_be_is_refused_before_the_data_is_read(flag, found, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "sims_jax.data.check", f"--config=quickstart:{tmp_path}", flag],
         cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "none"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: config.") and found in result.stderr
+    assert result.stderr.startswith("error: ") and found in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -19,7 +19,7 @@ from sims_jax import commands, processes, synthesize_command
 from sims_jax.bank.__main__ import bank_parser
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
-from sims_jax.ops.sheet import GAP_PX, contact_sheet
+from sims_jax.ops.sheet import GAP_PX, HEADING_PX, contact_sheet
 from sims_jax.training.settings import read_settings
 from sims_jax.training.termination import Terminated
 
@@ -341,7 +341,14 @@ def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
     names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"a.png", "b.png", "sources.json", "sheet.png"}
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.height == 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
+        assert sheet.height == HEADING_PX + 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
+
+
+def test_layouts_of_void_alone_are_named(synthesize, tmp_path, capsys):
+    write_ids(tmp_path / "layouts" / "b.png", (20, 8), value=255)
+    synthesize()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "void alone" in line)
+    assert line.endswith("shows nothing: b.png")
 
 
 def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
@@ -466,6 +473,19 @@ def test_a_sheet_has_room_for_the_largest_picture():
     assert sheet.shape == (2 * 5 + 3 * GAP_PX, 2 * 4 + 3 * GAP_PX, 3)
     assert (sheet[GAP_PX : GAP_PX + 2, GAP_PX : GAP_PX + 4] == 0).all()
     assert (sheet == 0).sum() == small.size  # all else is white
+
+
+def test_columns_have_headings_which_begin_anew():
+    white = np.ones((4, 40, 3))
+    plain, named = contact_sheet([[white] * 4]), contact_sheet([[white] * 4], ["photo", "real"])
+    assert named.shape == (plain.shape[0] + HEADING_PX, *plain.shape[1:])
+    np.testing.assert_array_equal(named[HEADING_PX:], plain)
+    strips = [named[:HEADING_PX, 44 * i + GAP_PX :][:, :40] for i in range(4)]
+    assert all(strip.min() < 128 for strip in strips)
+    np.testing.assert_array_equal(strips[0], strips[2])
+    np.testing.assert_array_equal(strips[1], strips[3])
+    assert (strips[0] != strips[1]).any()
+    assert (named[:HEADING_PX, :GAP_PX] == 255).all()
 
 
 def test_nothing_that_was_given_is_overwritten(synthesize, tmp_path):

@@ -114,6 +114,22 @@ def test_the_second_layout_does_not_recompile(tiny_model, layouts):
     assert pipeline.synthesize._cache_size() == compiled
 
 
+def test_memory_does_not_grow_by_a_photo_for_each_piece(tiny_model, tiny_stores, layouts):
+    """By the compiler's figures: pieces are read where the bank's photos are."""
+    bank = to_device(tiny_stores[0], jax.devices()[:1])
+    networks, params = tiny_model.params.networks, jax.device_get(tiny_model.params)
+
+    def measure(layers):
+        canvas = dataclasses.replace(networks.canvas, layers=layers)
+        of_layers = params.replace(networks=dataclasses.replace(networks, canvas=canvas))
+        compiled = pipeline.synthesize.lower(of_layers, bank, layouts[:1]).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    height, width = tiny_model.spec.image_size
+    photos = 2 * tiny_model.spec.max_segments * height * width * 3  # of two layers more
+    assert measure(3) - measure(1) < photos / 4
+
+
 def test_a_batch_equals_the_loop(tiny_model, layouts):
     for one, alone in zip(
         tiny_model.synthesize(layouts[:3]), map(tiny_model.synthesize, layouts[:3]), strict=True

@@ -139,19 +139,16 @@ def _count_in_bands(
 
     Of one word are no more than `width` of a kind.
     """
-    height, count, (columns, _) = grid[0], cells.shape[1], _shape(grid)
-    cells = jnp.unstack(cells.reshape(*_shape(grid), count), axis=1)
-    kinds = jnp.unstack(kinds.reshape(-1, *_shape(grid), 1), axis=2)
-    ends = [band * height // bands for band in range(bands + 1)]
-    rows = [range(start, stop) for start, stop in itertools.pairwise(ends)]
-    # Row by row, and all segments side by side: so it is vectorised.
-    none = jnp.zeros((len(kinds[0]), columns, count), jnp.uint32)
+    cells = cells.reshape(*_shape(grid), -1)
+    kinds = kinds.reshape(-1, *_shape(grid), 1)
+    ends = [band * grid[0] // bands for band in range(bands + 1)]
     counts = [
-        sum((jax.lax.population_count(cells[y] & kinds[y]) for y in band_rows), start=none)
-        for band_rows in rows
+        jax.lax.population_count(cells[:, y0:y1] & kinds[:, :, y0:y1]).sum(axis=2, dtype=jnp.uint32)
+        for y0, y1 in itertools.pairwise(ends)
     ]
-    dtype = jnp.uint8 if width * max(map(len, rows)) < 2**8 else jnp.uint16
-    return jnp.stack(counts).astype(dtype).reshape(-1, count)
+    rows = max(y1 - y0 for y0, y1 in itertools.pairwise(ends))
+    dtype = jnp.uint8 if width * rows < 2**8 else jnp.uint16
+    return jnp.stack(counts).astype(dtype).reshape(-1, cells.shape[-1])
 
 
 def box_bits(box_yx: Int[Array, "N 4"], grid: tuple[int, int]) -> UInt32[Array, "N words"]:

@@ -192,12 +192,13 @@ def _sheet(photos: PhotoSet, heldout: Store, followed: np.ndarray) -> np.ndarray
     middle = max(0, (len(order) - SHEET_EACH) // 2)
     chosen = [*order[:SHEET_EACH], *order[middle:][:SHEET_EACH], *order[-SHEET_EACH:]]
     layouts = [heldout.layout] + [followed] * (not np.array_equal(followed, heldout.layout))
+    names = ["layout", "followed"][: len(layouts)]
     labels = heldout.spec.labels
     return contact_sheet([
         [*(colorize(layout[i], labels) for layout in layouts), photos.photo[i],
          colorize(photos.seen.found[i], labels), heldout.photo[i]]
         for i in chosen
-    ])  # fmt: skip
+    ], [*names, "photo", "what the judge finds", "real"])  # fmt: skip
 
 
 def _tell(report: dict) -> None:

@@ -11,6 +11,7 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 (Jaderberg et al., 2015). Boxes are those of `boxes.py`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -42,7 +43,7 @@ def sample_affine(
     y, x = _source_pixels(affine, (out_height, out_width), (height, width))
     # A border of zeros, and coordinates that stay within it, make the outside zero.
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
-    return _mix_corners(lambda row, column: padded[row, column], y, x, (height, width))
+    return _mix_corners(functools.partial(_read, padded), y, x, (height, width))
 
 
 def look_up(
@@ -78,7 +79,7 @@ def sample_cuts(
 
     def read(row, column):
         inside = there & (row > 0) & (row <= height) & (column > 0) & (column <= width)
-        found = components[place, jnp.maximum(row - 1, 0), jnp.maximum(column - 1, 0)]
+        found = _read(components, place, row - 1, column - 1)
         return (inside & (found == wanted)).astype(jnp.float32)[..., None]
 
     return _mix_corners(read, y, x, place.shape)[..., 0]
@@ -109,11 +110,10 @@ def sample_pieces(
     down, right = _cubic_weights(y - top), _cubic_weights(x - left)
 
     def add(i, total):
-        row = jnp.clip(top.astype(jnp.int32) + (i - 1), 0, height - 1)
+        row = top.astype(jnp.int32) + (i - 1)
         for j in range(4):
-            column = jnp.clip(left.astype(jnp.int32) + (j - 1), 0, width - 1)
-            weight = (down[i] * right[j])[..., None]
-            total += weight * images[piece, row, column].astype(jnp.float32)
+            found = _read(images, piece, row, left.astype(jnp.int32) + (j - 1))
+            total += (down[i] * right[j])[..., None] * found.astype(jnp.float32)
         return total
 
     # A loop and its result are computed once; XLA would compute the sum of sixteen again for each
@@ -229,6 +229,11 @@ def _box_frame(
 def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Array, "2"]:
     """linear @ vector, summed in float32 also where matrix products are cut to TF32."""
     return linear[:, 0] * vector[0] + linear[:, 1] * vector[1]
+
+
+def _read(images: Shaped[Array, "*S"], *index: Int[Array, "h w"]) -> Shaped[Array, "h w *C"]:
+    """What is there; beyond the ends the end's, also where an index is negative."""
+    return images.at[index].get(mode="clip", wrap_negative_indices=False)
 
 
 def _source_pixels(

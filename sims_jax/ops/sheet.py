@@ -5,32 +5,47 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sims_jax.atomic import replacing
 
 GAP_PX = 4
-PAPER = 255  # white
+PAPER, INK = 255, 0
+HEADING_PX = 14
 
 
-def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> UInt8[np.ndarray, "H W 3"]:
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str] = ()
+) -> UInt8[np.ndarray, "H W 3"]:
     """Lays out pictures in rows, each in a place as high and wide as the largest.
 
     Args:
       rows: pictures [h, w, 3], uint8, or floats in [0, 1]; rows may differ in length.
+      headings: of the columns; of more columns they begin anew.
     """
     sizes = [np.shape(picture)[:2] for row in rows for picture in row]
-    height, width = np.max(sizes, axis=0)
+    height, width = (int(side) for side in np.max(sizes, axis=0))
     columns = max(len(row) for row in rows)
     step_y, step_x = height + GAP_PX, width + GAP_PX
-    size = (len(rows) * step_y + GAP_PX, columns * step_x + GAP_PX, 3)
+    top = HEADING_PX if headings else 0
+    size = (top + len(rows) * step_y + GAP_PX, columns * step_x + GAP_PX, 3)
     sheet = np.full(size, PAPER, dtype=np.uint8)
+    for c in range(columns if headings else 0):
+        x = c * step_x + GAP_PX
+        sheet[:top, x : x + width] = _draw_text(headings[c % len(headings)], (top, width))
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
-            y, x = r * step_y + GAP_PX, c * step_x + GAP_PX
+            y, x = top + r * step_y + GAP_PX, c * step_x + GAP_PX
             h, w, _ = np.shape(picture)
             sheet[y : y + h, x : x + w] = to_uint8(picture)
     return sheet
+
+
+def _draw_text(text: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 1"]:
+    """Of a line what there is room for."""
+    strip = Image.new("L", size[::-1], PAPER)
+    ImageDraw.Draw(strip).text((0, 1), text, fill=INK)
+    return np.asarray(strip)[..., None]
 
 
 def to_uint8(picture: np.ndarray) -> np.ndarray:

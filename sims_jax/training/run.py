@@ -320,7 +320,7 @@ def heldout_sheet(model: Model, heldout: Store) -> np.ndarray:
         result = model.synthesize(heldout.layout[index])
         layout = colorize(heldout.layout[index], model.labels)
         rows.append([layout, result.canvas, result.photo, heldout.photo[index]])
-    return contact_sheet(rows)
+    return contact_sheet(rows, ["layout", "canvas", "photo", "real"])
 
 
 def _versions() -> dict[str, str]:

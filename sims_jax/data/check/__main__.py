@@ -27,6 +27,9 @@ def main() -> None:
 
         # What no data could mend comes first. How many devices will share a batch is not known.
         check_batches(read_settings(config), config.stages, devices=1)
+        for path in (json_file.value, sheet.value):
+            if path:  # whether it can be written is known before all is read
+                pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
         report = check_dataset(
             config.data,

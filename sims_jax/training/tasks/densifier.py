@@ -72,7 +72,7 @@ class DensifierTask:
             [colorize(layout, self.labels) for layout in (example["coarse"], d, example["layout"])]
             for example, d in zip(examples, dense, strict=True)
         ]
-        return contact_sheet(rows)
+        return contact_sheet(rows, ["coarse", "dense", "fine"])
 
     @functools.cached_property
     def _densify(self):

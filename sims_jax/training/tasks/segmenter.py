@@ -60,7 +60,7 @@ class SegmenterTask:
             [self.heldout.photo[i], colorize(f, self.labels),
              colorize(self.heldout.layout[i], self.labels)]
             for i, f in zip(chosen, found, strict=True)
-        ])  # fmt: skip
+        ], ["photo", "segmentation", "layout"])  # fmt: skip
 
     def _find(self, params, photos: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W"]:
         examples = [{"photo": photo} for photo in photos]

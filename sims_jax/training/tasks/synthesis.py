@@ -175,7 +175,8 @@ class SynthesisTask:
                 for example, canvas, photo in zip(
                     examples, drawn["canvas"], drawn["photo"], strict=True
                 )
-            ]
+            ],
+            ["layout", "simulated canvas", "photo", "real"],
         )
 
     @property

@@ -82,7 +82,7 @@ class TransformerTask:
         rows = spread(len(self.heldout.row_class), SHEET_ROWS)
         drawn = map_examples(self._draw, params, [_row_example(self.heldout, r) for r in rows])
         names = ("segment", "disturbed", "straightened")
-        return contact_sheet(list(zip(*(drawn[name] for name in names), strict=True)))
+        return contact_sheet(list(zip(*(drawn[name] for name in names), strict=True)), names)
 
     @functools.cached_property
     def _score(self):
