@@ -4,7 +4,7 @@ Command:   python train.py --config=configs/camvid.py:small --workdir=runs/camvi
                --config.data.root=FOLDER_OF_CAMVID
 Hardware:  :small two CPU cores; without an argument one GPU
 Time:      :small three quarters of an hour, on a machine with other work
-Expected:  :small photos of 120x160 as in README.md, "CamVid"; the other has not been run to its end
+Expected:  :small photos of 120x160 as in docs/photos.md; the other has not been run to its end
 
 To judge on streets that were never seen, hold out a whole video:
 `--config.data.holdout_videos="('0001TP',)"`.

@@ -9,7 +9,7 @@ Time:      days; not run here: its parameters are held against the paper's by th
 Expected:  the paper's figures need its VGG-19: `--config.features.weights=FILE`
 
 FOLDER holds leftImg8bit and gtFine and, where they are, gtCoarse and disparity. Other datasets of
-the same shape of picture: --config.data.name=NAME (README.md, "Datasets").
+the same shape of picture: --config.data.name=NAME (docs/your-own-photos.md).
 """
 
 from ml_collections import ConfigDict

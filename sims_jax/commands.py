@@ -254,7 +254,7 @@ def _find_unknown_key(argv: list[str]) -> InputError | None:
 
 
 def exit_with_one_line(do: Callable[[], None]) -> None:
-    """Runs a command: what a user can mend becomes one line and a status, as README.md says."""
+    """Runs a command: what a user can mend becomes one line and a status (docs/training.md)."""
     try:
         do()
         sys.stdout.flush()

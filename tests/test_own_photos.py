@@ -1,4 +1,4 @@
-"""The README's "Your own photos": whatever it says that a command may say, one does."""
+"""docs/your-own-photos.md: whatever it says that a command may say, one does."""
 
 import dataclasses
 import json
@@ -22,9 +22,8 @@ from sims_jax.training.run import Run
 from sims_jax.training.tasks.ordering import OrderingTask
 from sims_jax.training.termination import Terminated
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
-PAGE = README.partition("## Your own photos")[2].partition("\n## ")[0]
-TOLD = re.findall(r"^\| `(.+?)` \| .+ \|$", PAGE, re.MULTILINE)
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "your-own-photos.md").read_text()
+TOLD = re.findall(r"^\| `(.+?)` \| .+ \|$", PAGE.partition("\n## ")[0], re.MULTILINE)
 
 
 def check(root):
@@ -194,6 +193,7 @@ def said_of_synthesize(tmp_path, model, capsys):
         yield message_of(synthesize)
         (out / "sources.json").unlink()
         patch.setattr(sims_jax, "load", lambda workdir, **where: EmptyBank(model))
+        save(layouts / "b.png", np.full((8, 8), 255, np.uint8))
         synthesize()
     yield capsys.readouterr().out
 

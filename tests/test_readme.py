@@ -1,4 +1,4 @@
-"""What the README tells people to type exists."""
+"""What the README and its pages tell people to type exists, and so do their links."""
 
 import pathlib
 import re
@@ -13,16 +13,17 @@ from sims_jax.synthesize_command import synthesize_parser
 from sims_jax.training.settings import check_batches, read_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+TEXT = "\n".join(PAGES.values())
 MODULE_FLAGS = {  # of those that read a config, besides it
     "sims_jax.data.check": ("json", "sheet", "follow_links"),
     "benchmarks.study": ("workdir", "variants", "seeds", "baselines", "json"),
 }
-COMMANDS = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = {
+    line: None  # each once
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     for line in block.splitlines()
-]
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -59,7 +60,7 @@ def test_command(command):
 
 
 def test_the_clusters_batches_are_shared_by_its_devices():
-    (script,) = re.findall(r"```sh\n(#!.*?)```", README, re.DOTALL)
+    (script,) = re.findall(r"```sh\n(#!.*?)```", TEXT, re.DOTALL)
     nodes, each = (int(re.search(rf"#SBATCH --{x}=(\d+)", script)[1])
                    for x in ("nodes", "gpus-per-node"))  # fmt: skip
     config = load_config("cityscapes")
@@ -70,7 +71,7 @@ def test_the_clusters_batches_are_shared_by_its_devices():
 
 
 def test_python_imports():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "README.md"], re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert "from sims_jax import choose, gather, match, render" in imports
@@ -78,7 +79,7 @@ def test_python_imports():
 
 
 def test_no_blank_is_left():
-    assert not re.findall(r"@[A-Z_]+@", README)
+    assert not re.findall(r"@[A-Z_]+@?", TEXT)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "camvid", "cityscapes"])
@@ -126,8 +127,22 @@ def test_cityscapes_has_the_papers_networks():
     assert networks.synthesis == SynthesisConfig()
 
 
-def test_the_contents_name_headings():
-    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    anchors = {heading.lower().replace(" ", "-") for heading in headings}
-    named = re.findall(r"\]\(#(.*?)\)", README)
-    assert named and {*named} <= anchors
+def anchors_of(text):
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_headings(page):
+    links = re.findall(r"\]\((?!https?:)(.*?)\)", PAGES[page])
+    for link in links:
+        path, _, anchor = link.partition("#")
+        text = PAGES[(page.parent / path).resolve() if path else page]
+        assert not anchor or anchor in anchors_of(text), link
+    assert links
+
+
+def test_every_page_is_found_from_the_readme():
+    readme = PAGES[ROOT / "README.md"]
+    assert all(f"]({path.relative_to(ROOT)})" in readme for path in PAGES if path.parent != ROOT)
