@@ -1,4 +1,4 @@
-"""Trains every network of SIMS; its flags are below, the rest is in README.md."""
+"""Trains every network of SIMS; its flags are below, the rest is in README.md and docs/."""
 
 from sims_jax.commands import train_command
 

@@ -42,7 +42,7 @@ from sims_jax import pipeline
 from sims_jax.atomic import write_json
 from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.match import match
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file
 from sims_jax.labels import CITYSCAPES, SCENES
 from sims_jax.processes import peak_memory
 from sims_jax.training.batches import iterate_batches
@@ -65,7 +65,7 @@ def main() -> None:
     parser = OneLineParser(
         prog="python -m benchmarks.accelerator", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--json", required=True, type=to_file)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the bank of `retrieval`")
     parser.add_argument("--parts", default=PARTS, choices=PARTS, nargs="+", help="default: all")
     arguments = parser.parse_args()

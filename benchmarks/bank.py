@@ -42,7 +42,7 @@ from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store, open_bank
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path, to_size
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path, to_size
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import SCENES
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--grid", default=(64, 128), type=to_size, help="HxW in cells")
     parser.add_argument("--size", type=to_size, help="HxW of photos; default: the grid's")
     parser.add_argument("--folder", required=True, type=to_path, help="for the banks")
-    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--json", required=True, type=to_file)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that build")
     parser.add_argument("--donor-photos", type=int, default=256)
     parser.add_argument("--block-photos", type=int, default=BLOCK_PHOTOS, help="read at once")

@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy import ndimage
 
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path, to_size
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path, to_size
 from sims_jax.data.scenes import draw_scene
 from sims_jax.labels import VOID
 from sims_jax.ops.components import component_boxes, label_components, rank_components
@@ -40,7 +40,7 @@ def main() -> None:
         prog="python -m benchmarks.components", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--size", required=True, type=to_size, help="HxW in pixels")
-    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--json", required=True, type=to_file)
     parser.add_argument("--layouts", type=to_path, help="PNGs of ids; else scenes are drawn")
     parser.add_argument("--void", type=int, default=VOID, help="id of unlabelled pixels")
     arguments = parser.parse_args()

@@ -47,7 +47,7 @@ from sims_jax.bank.donors import BATCH as DONOR_BATCH
 from sims_jax.bank.match import match, search
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path, to_size
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path, to_size
 from sims_jax.labels import LabelSpace
 
 try:
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--segments", required=True, type=int, help="rows of the bank")
     parser.add_argument("--grid", required=True, type=to_size, help="HxW in cells")
     parser.add_argument("--queries", required=True, type=int, help="layouts")
-    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--json", required=True, type=to_file)
     parser.add_argument("--layouts", type=to_path, help="PNGs of ids; else scenes are drawn")
     parser.add_argument("--query-layouts", type=to_path, help="others, not in the bank")
     parser.add_argument("--labels", default="SCENES", choices=("SCENES", "CAMVID", "CITYSCAPES"))

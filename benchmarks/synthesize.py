@@ -41,7 +41,7 @@ from benchmarks.timing import repeat_in_turn, time_once
 from configs.camvid import get_config
 from sims_jax import pipeline
 from sims_jax.atomic import write_json
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path
 from sims_jax.labels import SCENES, read_layout
 from sims_jax.model import Model, assemble
 from sims_jax.nets.layers import one_hot_layout
@@ -60,7 +60,7 @@ def main() -> None:
     parser = OneLineParser(
         prog="python -m benchmarks.synthesize", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--json", required=True, type=to_file)
     parser.add_argument("--workdir", type=to_path, help="of train.py; else scenes are drawn")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed, of a call that is short")
     arguments = parser.parse_args()

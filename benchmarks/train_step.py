@@ -39,7 +39,7 @@ import numpy as np
 from benchmarks.timing import time_in_turn
 from configs.camvid import get_config
 from sims_jax.atomic import write_json
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file
 from sims_jax.labels import SCENES
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.rng import example_keys
@@ -76,7 +76,7 @@ def main() -> None:
     parser = OneLineParser(
         prog="python -m benchmarks.train_step", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--json", required=True, type=to_path)
+    parser.add_argument("--json", required=True, type=to_file)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="that are timed")
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count())

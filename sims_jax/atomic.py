@@ -12,6 +12,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sims_jax.errors import InputError
+
 TEMPORARY_PREFIX = ".tmp-"
 _TOKEN_BYTES = 4  # of a temporary name, different in every process
 
@@ -24,6 +26,8 @@ def temporary_beside(path: pathlib.Path) -> pathlib.Path:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file to write that becomes `path` in the end, and is deleted after an exception."""
+    if path.is_dir():
+        raise InputError(f"{path}: found a folder, expected a file to write; remove it")
     temporary = temporary_beside(path)
     try:
         yield temporary
@@ -31,6 +35,24 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Tries whether a file can be written, before long work that ends with it; makes its folder.
+
+    Raises:
+      InputError: there is a folder of this name, or a file in place of its folder.
+      OSError: the folder cannot be made, or written in.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: found a folder, expected a file to write; add its name")
+    for above in path.parents:
+        if above.exists() and not above.is_dir():
+            raise InputError(f"{path}: found {above}, which is no folder; change the path")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    temporary.touch()
+    temporary.unlink()
 
 
 @contextlib.contextmanager

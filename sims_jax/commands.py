@@ -7,6 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+from sims_jax.atomic import check_writable
 from sims_jax.errors import InputError
 from sims_jax.programs import keep_programs
 from sims_jax.training.termination import Terminated
@@ -46,7 +47,10 @@ def _train_as_flags_say() -> None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """`argparse`'s, but a mistake is told in one line, as every other."""
+    """`argparse`'s, but a mistake is told in one line, as every other; flags have one name each."""
+
+    def __init__(self, **options):
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str):
         self.exit(INPUT_ERROR_STATUS, f"error: {message}; --help tells the flags\n")
@@ -82,6 +86,16 @@ def to_path(text: str) -> pathlib.Path:
     if not text:
         raise argparse.ArgumentTypeError(NO_PATH)
     return pathlib.Path(text)
+
+
+def to_file(text: str) -> pathlib.Path:
+    """The path of a file that is written in the end: whether it can be is tried at once."""
+    path = to_path(text)
+    try:
+        check_writable(path)
+    except (InputError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def to_size(text: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from sims_jax.atomic import write_json
 from sims_jax.errors import InputError
 
+NUM_DIFFERENCES = 5  # that are told
 CONFIG_FILE = "config.json"
 OF_NOW = ("stages", "distributed")  # keys that a workdir does not keep
 T = TypeVar("T")
@@ -117,10 +118,12 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     path = workdir / CONFIG_FILE
     values = _comparable(config)
     if path.exists():
-        difference = _first_difference(_read(path), values)
-        if difference:
+        differences = list(_find_differences(_read(path), values))
+        if differences:
+            more = len(differences) - NUM_DIFFERENCES
+            found = "; ".join(differences[:NUM_DIFFERENCES]) + f" and {more} more" * (more > 0)
             raise InputError(
-                f"{path}: {difference}, as --config says; give the config that this workdir was "
+                f"{path}: {found}, as --config says; give the config that this workdir was "
                 "made with, or another --workdir"
             )
         return
@@ -154,16 +157,16 @@ def _comparable(config: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in OF_NOW}
 
 
-def _first_difference(kept: Any, given: Any, where: str = "config") -> str:
-    """ "found … , expected …" for the first key that differs; empty if none does."""
+def _find_differences(kept: Any, given: Any, where: str = "config") -> Iterator[str]:
+    """ "found … , expected …" for each key that differs."""
     if isinstance(kept, dict) and isinstance(given, dict):
         for name in sorted(kept | given):
             key = f"{where}.{name}"
             if name not in kept:
-                return f"found no {key}, expected {given[name]!r}"
-            if name not in given:
-                return f"found {key}, expected none"
-            if difference := _first_difference(kept[name], given[name], key):
-                return difference
-        return ""
-    return "" if kept == given else f"found {where} = {kept!r}, expected {given!r}"
+                yield f"found no {key}, expected {given[name]!r}"
+            elif name not in given:
+                yield f"found {key}, expected none"
+            else:
+                yield from _find_differences(kept[name], given[name], key)
+    elif kept != given:
+        yield f"found {where} = {kept!r}, expected {given!r}"

@@ -8,7 +8,7 @@ ones in `--real`, where they are not held out). Prints the protocol and a table;
 
 import argparse
 
-from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
+from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path
 from sims_jax.evaluation import MEDOID
 from sims_jax.programs import keep_programs
 
@@ -55,7 +55,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         type=to_path,
         help="Inception-v3's FID weights (pytorch-fid's, as .safetensors): the standard FID, too",
     )
-    add("--json", type=to_path, help="default: WORKDIR/evaluate/NAME.json")
+    add("--json", type=to_file, help="default: WORKDIR/evaluate/NAME.json")
     return parser
 
 

@@ -144,6 +144,11 @@ class Model:
             raise InputError(
                 f"layout: found shape {layout.shape}, expected class ids [H, W] or [B, H, W]"
             )
+        if layout.ndim == 3 and layout.shape[-1] in (3, 4):
+            raise InputError(
+                f"layout: found shape {layout.shape}, as of colours, expected class ids [H, W] or "
+                "[B, H, W]; give the path of the file, or map its colours to ids"
+            )
         ids = np.unique(layout)
         unknown = ids[(ids != VOID) & ((ids < 0) | (ids >= self.labels.num_classes))]
         if len(unknown):

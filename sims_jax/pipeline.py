@@ -22,7 +22,8 @@ from sims_jax.bank.choose import choose_candidate, prefer_alike
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
-from sims_jax.bank.pixels import as_pieces, cut, gather, locate, used_rows
+from sims_jax.bank.pixels import as_pieces, cut, locate, locate_pieces, used_rows
+from sims_jax.bank.pixels import gather as gather  # one of the steps above
 from sims_jax.canvas.align import align
 from sims_jax.canvas.compose import elide, frontmost, paste, warp_cut
 from sims_jax.canvas.order import (
@@ -108,14 +109,15 @@ def _render(
 ) -> Synthesis:
     """`render`, of pieces whose pixels may be shared."""
 
-    def place(one):
+    adherence = adherence or params.networks.canvas.adherence
+
+    def place_all(one):
         layout, segments, place, component = one
         own = pieces.replace(place=place, component=component)
         return _place_segments(params, layout, segments, own, adherence, reference)
 
-    adherence = adherence or params.networks.canvas.adherence
     each = layouts, matches.segments, pieces.place, pieces.component
-    canvas, affine, rank = jax.lax.map(place, each)
+    canvas, affine, rank = jax.lax.map(place_all, each)
     photo = paint(params, canvas)
     return Synthesis(
         photo=photo if reference is None else sharpen(photo, reference),
@@ -184,11 +186,7 @@ def synthesize(
         instances=instances,
     )
     matches = choose(params, bank, matches, candidate, reference)
-    layers = params.networks.canvas.layers
-    if bank.rows.mesh is None:  # nothing is copied
-        pieces = locate(bank.photos, bank.rows.spec, used_rows(matches, layers))
-    else:
-        pieces = as_pieces(gather(bank, matches, layers))
+    pieces = locate_pieces(bank, matches, params.networks.canvas.layers)
     return _render(params, layouts, matches, pieces, adherence, reference), matches
 
 

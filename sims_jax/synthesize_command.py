@@ -17,6 +17,7 @@ SHEET_FILE = "sheet.png"
 SOURCES_FILE = "sources.json"
 SHEET_PICTURE_PX = 240  # width of a picture on a sheet
 SHEET_COLUMNS = 3  # layouts side by side on a sheet
+NUM_NAMED = 3
 
 
 def synthesize_command() -> None:
@@ -91,6 +92,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from sims_jax.processes import describe_devices
     from sims_jax.progress import progress
 
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise InputError(f"--out={arguments.out}: found a file, expected a folder; change it")
     paths = _layouts(arguments.layout)
     instances = _partners(paths, arguments.instances)
     earlier = _read_sources(arguments.out / SOURCES_FILE)
@@ -123,7 +126,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 # there will be is said at once, its sources at the end.
                 _add_sources(told, names, dict.fromkeys(names))
             if (result.layout == VOID).all():
-                void.append(name)
+                void.append(path)
             sources = result.segments + result.fillings
             made[name] = [_to_json(source, origin) for source in sources]
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
@@ -142,7 +145,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         segments = counted(count, "segment")
         print(f"found nothing in the bank for {class_name} ({segments}): made without it")
     if void:
-        print(f"the layout is void alone, so that the photo shows nothing: {', '.join(void)}")
+        first = ", ".join(map(str, void[:NUM_NAMED])) + ", ..." * (len(void) > NUM_NAMED)
+        print(f"void alone at the model's size, photos show nothing ({len(void)}): {first}")
     if arguments.sheet:
         several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
         rows = [list(itertools.chain(*some)) for some in several]

@@ -130,7 +130,7 @@ class Pixels:
 class Pieces:
     """What a canvas is pasted of: photos, and of each piece the photo and what is cut from it.
 
-    Where devices hold the whole bank the photos are the bank's own: none is copied.
+    Where one device holds the whole bank the photos are the bank's own: none is copied.
     """
 
     photos: Photos

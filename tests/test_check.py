@@ -202,8 +202,12 @@ def test_all_faults_at_once_by_the_command(tmp_path):
     [
         ("--config.pipeline.max_pairs=-1", "config.pipeline.max_pairs: found -1, expected at l"),
         ("--config.ordering.train.steps=0", "config.ordering.train.steps: found 0, expected at l"),
-        ("--config.synthesis.train.accumulation=3", "batch_size: found 4, expected a multiple of"),
-        ("--sheet=/dev/null/sheet.png", "/dev/null: File exists"),
+        (
+            "--config.synthesis.train.accumulation=3",
+            "config.synthesis.train.batch_size: found 4, exp",
+        ),
+        ("--sheet=/dev/null/sheet.png", "/dev/null/sheet.png: found /dev/null, which is no folder"),
+        ("--json=.", ".: found a folder, expected a file to write"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_data_is_read(flag, found, tmp_path):
@@ -213,7 +217,7 @@ def test_what_cannot_be_is_refused_before_the_data_is_read(flag, found, tmp_path
         check=False,
     )  # fmt: skip
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: ") and found in result.stderr
+    assert result.stderr.startswith(f"error: {found}")
     assert len(result.stderr.splitlines()) == 1
 
 

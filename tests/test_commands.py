@@ -348,7 +348,7 @@ def test_layouts_of_void_alone_are_named(synthesize, tmp_path, capsys):
     write_ids(tmp_path / "layouts" / "b.png", (20, 8), value=255)
     synthesize()
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "void alone" in line)
-    assert line.endswith("shows nothing: b.png")
+    assert line.endswith(f"show nothing (1): {tmp_path / 'layouts' / 'b.png'}")
 
 
 def test_sources_of_earlier_photos_are_kept(synthesize, tmp_path, monkeypatch):
@@ -518,7 +518,7 @@ def test_flags_are_refused_before_anything_is_written(synthesize, tmp_path):
         synthesize("--candidate=3")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InputError, match="file: found a file, expected a folder"):
         synthesize(f"--out={tmp_path / 'file'}")
 
 

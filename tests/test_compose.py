@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sims_jax.bank.pixels import as_pieces
+from sims_jax.bank.pixels import as_pieces, cut
 from sims_jax.canvas import compose
 from sims_jax.canvas.compose import CanvasConfig, elide, frontmost, warp_cut
 from sims_jax.errors import InputError
 from sims_jax.labels import SCENES
 from sims_jax.ops.affine import identity_affine
-from sims_jax.types import Canvas, Pixels, Segments
+from sims_jax.types import Canvas, Photos, Pieces, Pixels, Segments
 
 ROAD, CAR, SKY = (SCENES.classes.index(name) for name in ("road", "car", "sky"))
 SIZE = (24, 32)
@@ -70,6 +70,30 @@ def test_clipped_to_components_pieces_keep_the_layout():
     np.testing.assert_allclose(np.asarray(canvas.rgb)[car & there], 0.8)
     assert (np.asarray(canvas.rgb)[car & ~there] == 0).all()
     assert (np.asarray(canvas.layout) == np.asarray(layout)).all()
+
+
+def test_pieces_of_one_photo_equal_pieces_with_photos_of_their_own():
+    """Ids 0 and 3 of the second of two photos, and a segment of which nothing was found."""
+    pixels, segments, layout = two_segments()
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    component = rng.choice(np.array([-1, 0, 3], np.int16), (2, *SIZE))
+    shared = Pieces(
+        photos=Photos(jnp.asarray(photo), jnp.asarray(component)),
+        place=jnp.array([1, 1, 0]),
+        component=jnp.array([0, 3, -1]),
+    )
+    affine = still(pixels).at[1, :, 2].set(jnp.array([1.5, -2.25]))
+    own = cut(shared)
+    assert not np.asarray(own.photo[2]).any() and not np.asarray(own.mask[2]).any()
+    for front in (None, front_of(own, [0, 1, 2])):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            compose.paste(shared, affine, segments, layout, front),
+            paste(own, affine, segments, layout, front),
+        )
+    batch = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), own)
+    jax.tree.map(np.testing.assert_array_equal, cut(as_pieces(batch)), batch)
 
 
 def test_silhouettes_are_kept_and_rewrite_the_layout():

@@ -1,11 +1,14 @@
 """The dry run: figures of the compiler's, and nothing trained."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from sims_jax.data.source import dataset_labels
 from sims_jax.errors import InputError
+from sims_jax.labels import SCENES, VOID
 from sims_jax.rng import example_keys
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.dry_run import draw_store, dry_run, invent_tasks
@@ -26,6 +29,15 @@ def test_every_stage_is_compiled_and_measured(tiny_config, tmp_path):
         assert cost.flops > cost.parameters
         assert cost.peak_bytes > KEPT * FLOAT_BYTES * cost.parameters
         assert f"{cost.parameters:,} parameters" in str(cost)
+
+
+def test_labels_of_fewer_classes_are_as_good(tiny_config, tmp_path):
+    """Than the scenes have that are drawn in place of the photos; in coarse layouts, too."""
+    labels = dataclasses.replace(SCENES, classes=SCENES.classes[:2], palette=SCENES.palette[:2],
+                                 planar=(), thin=(), context=())  # fmt: skip
+    store = draw_store(read_settings(tiny_config), labels, tmp_path)
+    for ids in (store.layout, store.coarse):
+        assert set(np.unique(ids)) <= {0, 1, VOID}
 
 
 def test_a_dry_run_refuses_what_training_would(tiny_config):

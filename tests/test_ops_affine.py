@@ -16,7 +16,7 @@ from sims_jax.ops.affine import (
     look_up,
     sample_affine,
     sample_cuts,
-    sample_pieces,
+    sample_photos,
 )
 from sims_jax.ops.resize import resize_labels
 
@@ -253,12 +253,12 @@ def test_cubic_samples_equal_a_slow_twin():
         )
     y, x = np.float32(y), np.float32(x)
     arrays = [jnp.asarray(array) for array in (images, piece, y, x)]
-    for sample in (sample_pieces, jax.jit(sample_pieces)):
+    for sample in (sample_photos, jax.jit(sample_photos)):
         np.testing.assert_allclose(sample(*arrays), expected, atol=1e-2)
     pairs = [jnp.stack([array, array[..., ::-1]]) for array in arrays]
-    twice = jax.vmap(sample_pieces)(*pairs)
+    twice = jax.vmap(sample_photos)(*pairs)
     for index in range(2):
-        alone = sample_pieces(*(pair[index] for pair in pairs))
+        alone = sample_photos(*(pair[index] for pair in pairs))
         np.testing.assert_allclose(twice[index], alone, atol=1e-3)
 
 
@@ -270,7 +270,7 @@ def test_cubic_samples_have_finite_gradients_and_none_of_other_images():
     y, x = (jnp.asarray(at, jnp.float32) for at in np.mgrid[-3:15, 3:26])
 
     def total(images, y, x):
-        return (sample_pieces(images, piece, y, x) ** 2).sum()
+        return (sample_photos(images, piece, y, x) ** 2).sum()
 
     by_image, by_y, by_x = jax.grad(total, (0, 1, 2))(images, y, x)
     assert all(np.isfinite(some).all() for some in (by_image, by_y, by_x))
@@ -286,16 +286,16 @@ def test_cubic_samples_are_exact_where_nothing_moves_and_on_ramps():
     y, x = np.mgrid[:18, :23].astype(np.float32)
     nothing = np.zeros((18, 23), int)
     there = (jnp.asarray(array) for array in (image, nothing, y, x))
-    np.testing.assert_array_equal(sample_pieces(*there), image[0])
+    np.testing.assert_array_equal(sample_photos(*there), image[0])
     ramp = (3 * y + 5 * x)[None, ..., None]
     inner = np.s_[2:-2, 2:-2]
     shifted = (jnp.asarray(array, jnp.float32) for array in (y + 0.3, x - 0.6))
-    moved = sample_pieces(jnp.asarray(ramp), jnp.asarray(nothing), *shifted)
+    moved = sample_photos(jnp.asarray(ramp), jnp.asarray(nothing), *shifted)
     np.testing.assert_allclose(moved[inner], ramp[0][inner] + 3 * 0.3 - 5 * 0.6, rtol=1e-4)
 
     def total(shift):
         some = (jnp.asarray(array) for array in (ramp, nothing, y, x + shift))
-        return sample_pieces(*some)[inner].mean()
+        return sample_photos(*some)[inner].mean()
 
     for shift in (0.0, 0.4):
         assert jax.grad(total)(shift) == pytest.approx(5.0, rel=1e-4)
@@ -305,7 +305,7 @@ def test_cubic_samples_of_moved_photos_are_sharper_than_bilinear_ones():
     rng = np.random.default_rng(4)
     image, nothing = jnp.asarray(rng.random((1, 40, 40, 1), np.float32)), jnp.zeros((40, 40), int)
     y, x = (jnp.asarray(at, jnp.float32) + 0.5 for at in np.mgrid[:40, :40])
-    cubic = sample_pieces(image, nothing, y, x)
+    cubic = sample_photos(image, nothing, y, x)
     linear = sample_affine(image[0], IDENTITY.at[:, 2].set(0.5))
     spread = [float(some[4:-4, 4:-4].std()) for some in (image[0], cubic, linear)]
     assert spread[0] > spread[1] > 1.2 * spread[2]

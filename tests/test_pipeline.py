@@ -147,7 +147,7 @@ def test_render_vmaps_and_jits(found):
         return pipeline.render(params, *jax.tree.map(lambda x: x[None], inputs)).photo[0]
 
     mapped = jax.jit(jax.vmap(alone))(inputs)
-    plain = alone(jax.tree.map(lambda x: x[1], inputs))
+    plain = alone(jax.tree.map(lambda x: np.asarray(x)[1], inputs))
     np.testing.assert_allclose(mapped, jitted, atol=1e-4)
     np.testing.assert_allclose(plain, jitted[1], atol=1e-4)
 
@@ -215,6 +215,14 @@ def test_an_empty_bank_still_gives_a_photo(tiny_model, layouts):
     for source in result.segments:
         assert source.photo_id is None and source.row_id is None
         np.testing.assert_array_equal(source.affine, np.eye(2, 3))
+
+
+def test_pieces_that_are_seen_are_used():
+    rng = np.random.default_rng(0)
+    for source in (rng.integers(-1, 4, (5, 7)), rng.integers(1, 3, (5, 7))):
+        expected = [(source == piece).any() for piece in range(6)]
+        np.testing.assert_array_equal(pipeline._seen(6, jnp.asarray(source)), expected)
+    assert not pipeline._seen(6, jnp.full((5, 7), -1)).any()
 
 
 def test_void_alone_gives_a_photo(tiny_model):
@@ -318,6 +326,12 @@ def test_one_device_equals_eight(tiny_model, tiny_stores, layouts):
     synthesis, matches = synthesize(alone, layouts[0])
     sharded, sharded_matches = synthesize(tiny_model, layouts[0])
     np.testing.assert_array_equal(matches.row, sharded_matches.row)
+    for name in ("source", "layout"):
+        one, eight = (getattr(some.canvas, name) for some in (synthesis, sharded))
+        np.testing.assert_array_equal(one, eight)
+    for name in ("used", "rank"):
+        np.testing.assert_array_equal(getattr(synthesis, name), getattr(sharded, name))
+    np.testing.assert_allclose(synthesis.affine, sharded.affine, atol=1e-4)
     np.testing.assert_allclose(synthesis.photo, sharded.photo, atol=1e-4)
 
 
@@ -331,6 +345,9 @@ def test_a_path_is_a_layout_and_bad_layouts_are_named(tiny_model, layouts, tmp_p
     for layout, message in ((bad, "id 77"), (bad[..., None][None], "shape"), (bad / 2, "float64")):
         with pytest.raises(InputError, match=message):
             tiny_model.synthesize(layout)
+    for colors in (np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9, 4), np.uint8)):
+        with pytest.raises(InputError, match=r"shape \(8, 9, .\), as of colours"):
+            tiny_model.synthesize(colors)
     for empty in ([], layouts[:0], layouts[0][:, :0]):
         with pytest.raises(InputError, match="layout: found"):
             tiny_model.synthesize(empty)

@@ -20,29 +20,36 @@ def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
     """Reads the used rows' photos and cuts, J of each layout; rows of -1 give empty cuts.
 
     `layers` of them a segment: the chosen one, then the best others (`CanvasConfig`).
+    """
+    return cut(locate_pieces(bank, matches, layers))
+
+
+def locate_pieces(bank: Bank, matches: Matches, layers: int = 1) -> Pieces:
+    """The pieces of canvases, as `gather`, without a copy of the bank's photos.
 
     Of a sharded bank each device reads the winners it has, and their sum is everyone's: what
     devices exchange are the winners' pixels alone.
     """
     row = used_rows(matches, layers)
-    mesh = bank.rows.mesh
+    spec, mesh = bank.rows.spec, bank.rows.mesh
     if mesh is None:
-        return cut(locate(bank.photos, bank.rows.spec, row))
+        return locate(bank.photos, spec, row)
 
     def read(photos: Photos, row: Int[Array, "B J"]) -> Pixels:
-        here = row // bank.rows.spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
-        own = cut(locate(photos, bank.rows.spec, jnp.where(here, row, -1), mesh.size))
+        here = row // spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
+        own = cut(locate(photos, spec, jnp.where(here, row, -1), mesh.size))
         photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
         return Pixels(photo=photo, mask=mask.astype(bool))
 
     everywhere = PartitionSpec()
-    return jax.shard_map(
+    pixels = jax.shard_map(
         read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
     )(bank.photos, row)
+    return as_pieces(pixels)
 
 
 def locate(photos: Photos, spec: BankSpec, row: Int[Array, "*B J"], devices: int = 1) -> Pieces:
-    """The pieces that rows are, in one share of `devices`; of -1 nothing."""
+    """Where the pixels of rows are: their photos in one share of `devices`, and ids in these."""
     photo, component = jnp.divmod(row, spec.max_segments)
     there = row >= 0
     return Pieces(
@@ -53,7 +60,7 @@ def locate(photos: Photos, spec: BankSpec, row: Int[Array, "*B J"], devices: int
 
 
 def cut(pieces: Pieces) -> Pixels:
-    """Pixels of their own for every piece; zeros where it is nothing."""
+    """A photo and a cut for each piece; zeros for those that are nothing."""
     there = (pieces.component >= 0)[..., None, None]
     component = pieces.component[..., None, None].astype(jnp.int16)
     return Pixels(
@@ -63,12 +70,12 @@ def cut(pieces: Pieces) -> Pixels:
 
 
 def as_pieces(pixels: Pixels) -> Pieces:
-    """Pixels, each piece's its own, as pieces."""
-    *batch, height, width = pixels.mask.shape
+    """The inverse of `cut`: each piece has a photo of its own, with id 0 inside the cut."""
+    photo, mask = jnp.asarray(pixels.photo), jnp.asarray(pixels.mask)
     photos = Photos(
-        photo=pixels.photo.reshape(-1, height, width, 3),
-        component=pixels.mask.reshape(-1, height, width).astype(jnp.int16) - jnp.int16(1),
+        photo=photo.reshape(-1, *photo.shape[-3:]),
+        component=mask.reshape(-1, *mask.shape[-2:]).astype(jnp.int16) - jnp.int16(1),
     )
-    found = pixels.mask.any(axis=(-2, -1))
-    place = jnp.arange(found.size, dtype=jnp.int32).reshape(batch)
+    found = mask.any(axis=(-2, -1))
+    place = jnp.arange(found.size, dtype=jnp.int32).reshape(found.shape)
     return Pieces(photos=photos, place=place, component=found.astype(jnp.int32) - 1)

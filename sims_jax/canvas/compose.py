@@ -20,7 +20,7 @@ from sims_jax.bank.photo import WHITE
 from sims_jax.config import check_numbers
 from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
-from sims_jax.ops.affine import look_up, sample_affine, sample_cuts, sample_pieces
+from sims_jax.ops.affine import look_up, sample_affine, sample_cuts, sample_photos
 from sims_jax.ops.components import is_one_of
 from sims_jax.ops.morphology import dilate, distance_to_change
 from sims_jax.types import Canvas, Pieces, Segments
@@ -41,7 +41,8 @@ class CanvasConfig:
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.
       layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
-        the next shows. 1: the chosen one alone, as in the paper.
+        the next shows. 1: the chosen one alone, as in the paper. A further one costs an alignment;
+        where a bank is sharded, also its pixels.
     """
 
     adherence: str
@@ -103,6 +104,7 @@ def paste(
         return jnp.where((piece < 0) & (cut >= HALF), own, piece)
 
     piece, first = (jnp.full(layout.shape, -1, jnp.int32), 0) if front is None else (front, 1)
+    # A loop, so that its result is computed once: see `sample_photos`.
     piece = jax.lax.fori_loop(first, affine.shape[0] // count, fill, piece)
     present = piece >= 0
     if front is not None:
@@ -110,7 +112,7 @@ def paste(
         layout = jnp.where(present, class_id.astype(layout.dtype), layout)
     # A cut fades beyond its photo's frame, but colours do not.
     place = jnp.where(present, pieces.place[piece], -1)
-    rgb = sample_pieces(pieces.photos.photo, place, *look_up(affine, piece))
+    rgb = sample_photos(pieces.photos.photo, place, *look_up(affine, piece))
     return Canvas(
         rgb=jnp.clip(rgb / WHITE, 0.0, 1.0),
         mask=present.astype(jnp.float32),

@@ -153,6 +153,8 @@ def _read_depth_unit(path: pathlib.Path) -> float:
 
 
 def _read_json(path: pathlib.Path) -> dict:
+    if path.parent.is_dir() and not path.exists():  # of the two files labels.json alone has to be
+        raise InputError(f"{path}: found none, expected the classes' names and colours; write it")
     try:
         content = json.loads(read_bytes(path))
     except ValueError as error:

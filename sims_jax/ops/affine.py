@@ -67,12 +67,12 @@ def sample_cuts(
 ) -> Float[Array, "H W"]:
     """At each pixel the bilinear sample of that pixel's own cut, as `sample_affine` takes it.
 
-    So of however many cuts no more is read than one result. Differentiable in the coordinates.
+    Four entries are read a pixel, however many cuts there are. Differentiable in the coordinates.
 
     Args:
-      components: maps of ids.
-      place, component: of each pixel the map, and the id which the cut is in it; -1 gives 0.
-      y, x: where in it, counted from the first pixel's centre (`look_up`).
+      components: maps of ids; a cut is where a map has one id.
+      place, component: of each pixel the map and the id of its cut; -1 gives 0.
+      y, x: where in the map, counted from the first pixel's centre (`look_up`).
     """
     height, width = place.shape
     there, wanted = component >= 0, component.astype(components.dtype)
@@ -85,26 +85,26 @@ def sample_cuts(
     return _mix_corners(read, y, x, place.shape)[..., 0]
 
 
-def sample_pieces(
-    images: Shaped[Array, "J H W C"],
-    piece: Int[Array, "H W"],
+def sample_photos(
+    photos: Shaped[Array, "P H W C"],
+    place: Int[Array, "H W"],
     y: Float[Array, "H W"],
     x: Float[Array, "H W"],
 ) -> Float[Array, "H W C"]:
-    """At each pixel the bicubic sample of that pixel's image alone: sharper than a bilinear one.
+    """At each pixel the bicubic sample of that pixel's photo alone: sharper than a bilinear one.
 
-    The border's values go on beyond the frame. Beside edges samples may lie beyond the image's
-    range. Differentiable in images and coordinates.
+    The border's values go on beyond the frame. Beside edges samples may lie beyond the photo's
+    range. Differentiable in photos and coordinates.
 
     Source: Keys 1981, "Cubic convolution interpolation for digital image processing", a = -1/2:
     inside the frame ramps are exact, and so are slopes.
 
     Args:
-      images: of any range.
-      piece: the image of each pixel; -1 gives 0.
+      photos: of any range.
+      place: the photo of each pixel; -1 gives 0.
       y, x: where in it, counted from the first pixel's centre (`look_up`).
     """
-    height, width = piece.shape
+    height, width = place.shape
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = _cubic_weights(y - top), _cubic_weights(x - left)
@@ -112,15 +112,15 @@ def sample_pieces(
     def add(i, total):
         row = top.astype(jnp.int32) + (i - 1)
         for j in range(4):
-            found = _read(images, piece, row, left.astype(jnp.int32) + (j - 1))
+            found = _read(photos, place, row, left.astype(jnp.int32) + (j - 1))
             total += (down[i] * right[j])[..., None] * found.astype(jnp.float32)
         return total
 
-    # A loop and its result are computed once; XLA would compute the sum of sixteen again for each
-    # channel of what is made of it.
-    total = jnp.zeros((*piece.shape, images.shape[-1]), jnp.float32)
+    # A loop: XLA for CPUs would fuse an unrolled sum into what is made of it, and compute all
+    # sixteen terms again for each of its channels.
+    total = jnp.zeros((*place.shape, photos.shape[-1]), jnp.float32)
     total = jax.lax.fori_loop(0, 4, add, total)
-    return jnp.where((piece >= 0)[..., None], total, 0.0)
+    return jnp.where((place >= 0)[..., None], total, 0.0)
 
 
 def crop_resize(
@@ -232,7 +232,7 @@ def _apply(linear: Float[Array, "2 2"], vector: Float[Array, "2"]) -> Float[Arra
 
 
 def _read(images: Shaped[Array, "*S"], *index: Int[Array, "h w"]) -> Shaped[Array, "h w *C"]:
-    """What is there; beyond the ends the end's, also where an index is negative."""
+    """The entries at an index; beyond an end, and at -1, the entry at that end."""
     return images.at[index].get(mode="clip", wrap_negative_indices=False)
 
 

@@ -21,7 +21,7 @@ def contact_sheet(
 
     Args:
       rows: pictures [h, w, 3], uint8, or floats in [0, 1]; rows may differ in length.
-      headings: of the columns; of more columns they begin anew.
+      headings: one a column; for more columns they are repeated.
     """
     sizes = [np.shape(picture)[:2] for row in rows for picture in row]
     height, width = (int(side) for side in np.max(sizes, axis=0))
@@ -42,7 +42,7 @@ def contact_sheet(
 
 
 def _draw_text(text: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 1"]:
-    """Of a line what there is room for."""
+    """A line of text, cut off where there is no room."""
     strip = Image.new("L", size[::-1], PAPER)
     ImageDraw.Draw(strip).text((0, 1), text, fill=INK)
     return np.asarray(strip)[..., None]

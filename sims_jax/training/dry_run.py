@@ -19,7 +19,7 @@ from sims_jax.bank.build import build_bank
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.data.scenes import draw_scene
 from sims_jax.data.source import dataset_labels
-from sims_jax.labels import LabelSpace
+from sims_jax.labels import VOID, LabelSpace
 from sims_jax.nets.vgg import VGG, VGGConfig, VGGSegmenter
 from sims_jax.training.batches import iterate_batches
 from sims_jax.training.loop import Task, TrainConfig, make_optimizer
@@ -77,7 +77,9 @@ def draw_store(settings: Settings, labels: LabelSpace, folder: pathlib.Path) -> 
     spec = settings.bank.spec(labels)
     scenes = [draw_scene(0, index, "train", spec.image_size) for index in range(SCENES)]
     for scene in scenes:
-        scene["layout"] = scene["layout"] % np.uint8(labels.num_classes)
+        for name in ("layout", "coarse"):
+            ids = scene[name]
+            scene[name] = np.where(ids == VOID, ids, ids % np.uint8(labels.num_classes))
     return open_bank(build_bank(scenes, spec, folder / "bank", source_name="scenes", licence=""))
 
 

@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 from sims_jax.commands import define_path, exit_with_one_line, run_with_config
+from sims_jax.words import counted
 
 FAULT_STATUS = 1
 
@@ -21,15 +22,15 @@ def main() -> None:
     follow = flags.DEFINE_bool("follow_links", False, "Files may be links out of the folder.")
 
     def check(config) -> None:
-        from sims_jax.atomic import write_json
+        from sims_jax.atomic import check_writable, write_json
         from sims_jax.data.check.report import check_dataset, to_json, to_text, write_sheet
         from sims_jax.training.settings import check_batches, read_settings
 
         # What no data could mend comes first. How many devices will share a batch is not known.
         check_batches(read_settings(config), config.stages, devices=1)
         for path in (json_file.value, sheet.value):
-            if path:  # whether it can be written is known before all is read
-                pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            if path:
+                check_writable(pathlib.Path(path))
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text
         report = check_dataset(
             config.data,
@@ -41,7 +42,8 @@ def main() -> None:
         if json_file.value:
             write_json(pathlib.Path(json_file.value), to_json(report))
         if sheet.value:
-            print(f"{write_sheet(pathlib.Path(sheet.value), report)} samples: {sheet.value}")
+            count = write_sheet(pathlib.Path(sheet.value), report)
+            print(f"{counted(count, 'sample')}: {sheet.value}" if count else "no samples, no sheet")
         if not report.passed:
             sys.exit(FAULT_STATUS)
 
