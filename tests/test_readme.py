@@ -138,8 +138,9 @@ def test_links_lead_to_headings(page):
     links = re.findall(r"\]\((?!https?:)(.*?)\)", PAGES[page])
     for link in links:
         path, _, anchor = link.partition("#")
-        text = PAGES[(page.parent / path).resolve() if path else page]
-        assert not anchor or anchor in anchors_of(text), link
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors_of(PAGES[target]), link
     assert links
 
 
