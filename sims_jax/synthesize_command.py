@@ -106,7 +106,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         _read_pair(*pair, model.labels)
     names = [_photo_name(path) for path in paths]
     told = arguments.out / SOURCES_FILE
-    made, rows, void, alone = {}, [], [], collections.Counter()
+    made, rows, named, void, alone = {}, [], [], [], collections.Counter()
     print("synthesize: compiling", flush=True)
     bar = progress("synthesize", len(paths))
     try:
@@ -134,6 +134,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             if arguments.sheet:
                 pictures = colorize(layout, model.labels), result.canvas, result.photo
                 rows.append([_shrink(picture) for picture in pictures])
+                named.append([path.name, "", ""])
             bar.update()
     finally:
         bar.close()
@@ -148,9 +149,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         first = ", ".join(map(str, void[:NUM_NAMED])) + ", ..." * (len(void) > NUM_NAMED)
         print(f"void alone at the model's size, photos show nothing ({len(void)}): {first}")
     if arguments.sheet:
-        several = [rows[i : i + SHEET_COLUMNS] for i in range(0, len(rows), SHEET_COLUMNS)]
-        rows = [list(itertools.chain(*some)) for some in several]
-        sheet = contact_sheet(rows, ["layout", "canvas", "photo"])
+        sheet = contact_sheet(_abreast(rows), ["layout", "canvas", "photo"], names=_abreast(named))
         write_picture(arguments.out / SHEET_FILE, sheet)
         print(f"sheet: {arguments.out / SHEET_FILE}")
 
@@ -275,6 +274,12 @@ def _to_json(source, reference: dict | None) -> dict:
     """A segment of the bank's, and the photo whose light it was brought into."""
     light = reference if source.photo_id else None
     return dataclasses.asdict(source) | {"affine": source.affine.tolist(), "reference": light}
+
+
+def _abreast(rows: list[list]) -> list[list]:
+    """Several rows side by side."""
+    starts = range(0, len(rows), SHEET_COLUMNS)
+    return [[*itertools.chain(*rows[i : i + SHEET_COLUMNS])] for i in starts]
 
 
 def _shrink(picture):

@@ -341,7 +341,7 @@ def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
     names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"a.png", "b.png", "sources.json", "sheet.png"}
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.height == HEADING_PX + 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
+        assert sheet.height == 2 * HEADING_PX + 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
 
 
 def test_layouts_of_void_alone_are_named(synthesize, tmp_path, capsys):
@@ -486,6 +486,11 @@ def test_columns_have_headings_which_begin_anew():
     np.testing.assert_array_equal(strips[1], strips[3])
     assert (strips[0] != strips[1]).any()
     assert (named[:HEADING_PX, :GAP_PX] == 255).all()
+    below = contact_sheet([[white] * 2] * 2, names=[["a", ""], ["b", ""]])
+    assert below.shape == (2 * (HEADING_PX + 4 + GAP_PX) + GAP_PX, 2 * (40 + GAP_PX) + GAP_PX, 3)
+    first, second = (below[y:][:HEADING_PX] for y in (GAP_PX, HEADING_PX + 4 + 2 * GAP_PX))
+    assert first[:, :44].min() < 128 and second[:, :44].min() < 128 and (first != second).any()
+    assert (below[:, 48:] == 255).all()
 
 
 def test_nothing_that_was_given_is_overwritten(synthesize, tmp_path):

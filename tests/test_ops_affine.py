@@ -216,7 +216,7 @@ def test_cuts_are_sampled_as_images_are():
         some = of_all[np.maximum(component, 0), place, rows, columns]
         return jnp.where(component >= 0, some, 0.0)
 
-    def at_once(affines):
+    def at_once(affines, component=component):
         some = (jnp.asarray(array) for array in (maps, place, component))
         return sample_cuts(*some, *look_up(affines, jnp.asarray(place)))
 
@@ -224,6 +224,8 @@ def test_cuts_are_sampled_as_images_are():
     still = (place == 0) & (component >= 0)
     np.testing.assert_array_equal(at_once(affines)[still], (maps[0] == component)[still])
     assert not np.asarray(at_once(affines))[component == -1].any()
+    nowhere = jax.grad(lambda a: at_once(a, np.full_like(component, -1)).sum())(affines)
+    assert not np.asarray(nowhere).any()
     twice = jax.jit(jax.vmap(at_once))(jnp.stack([affines, affines[::-1]]))
     np.testing.assert_allclose(twice[0], at_once(affines), atol=1e-5)
     np.testing.assert_allclose(twice[1], at_once(affines[::-1]), atol=1e-5)

@@ -103,6 +103,9 @@ PLANTS = {
     "one photo listed": lambda root: keep_one(root, listed=True),
     "a name too many": lambda root: (root / "split.json").write_text('{"train": ["a"]}'),
     "a name in both lists": list_twice,
+    "one held out": lambda root: (root / "split.json").write_text(
+        json.dumps({"train": [f"straße {i}" for i in range(4)], "val": ["straße 4"]})
+    ),
     "a name listed twice": lambda root: (root / "split.json").write_text('{"train": ["a", "a"]}'),
     "no picture": lambda root: (root / "photos" / "straße 1.png").write_bytes(b"GIF89a"),
     "a photo of RGBA": lambda root: save(

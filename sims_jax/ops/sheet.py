@@ -15,19 +15,22 @@ HEADING_PX = 14
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str] = ()
+    rows: Sequence[Sequence[np.ndarray]],
+    headings: Sequence[str] = (),
+    names: Sequence[Sequence[str]] = (),
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Lays out pictures in rows, each in a place as high and wide as the largest.
 
     Args:
       rows: pictures [h, w, 3], uint8, or floats in [0, 1]; rows may differ in length.
       headings: one a column; for more columns they are repeated.
+      names: what stands over each picture, empty for nothing.
     """
     sizes = [np.shape(picture)[:2] for row in rows for picture in row]
     height, width = (int(side) for side in np.max(sizes, axis=0))
     columns = max(len(row) for row in rows)
-    step_y, step_x = height + GAP_PX, width + GAP_PX
-    top = HEADING_PX if headings else 0
+    top, above = HEADING_PX * bool(headings), HEADING_PX * bool(names)
+    step_y, step_x = above + height + GAP_PX, width + GAP_PX
     size = (top + len(rows) * step_y + GAP_PX, columns * step_x + GAP_PX, 3)
     sheet = np.full(size, PAPER, dtype=np.uint8)
     for c in range(columns if headings else 0):
@@ -36,6 +39,9 @@ def contact_sheet(
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             y, x = top + r * step_y + GAP_PX, c * step_x + GAP_PX
+            if names:
+                sheet[y : y + above, x : x + width] = _draw_text(names[r][c], (above, width))
+                y += above
             h, w, _ = np.shape(picture)
             sheet[y : y + h, x : x + w] = to_uint8(picture)
     return sheet
@@ -44,6 +50,7 @@ def contact_sheet(
 def _draw_text(text: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 1"]:
     """A line of text, cut off where there is no room."""
     strip = Image.new("L", size[::-1], PAPER)
+    text = text.encode("ascii", "replace").decode()  # the built-in font may lack other letters
     ImageDraw.Draw(strip).text((0, 1), text, fill=INK)
     return np.asarray(strip)[..., None]
 

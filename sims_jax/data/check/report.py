@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from sims_jax.data.check.examine import (
     Fault,
@@ -28,7 +28,6 @@ from sims_jax.words import counted
 NUM_SHOWN = 20  # faults, or remarks, on the terminal; the JSON has all
 NUM_SAMPLES = 32  # on the sheet
 SAMPLE_PX = 240  # width of a picture on the sheet
-CAPTION_PX = 14
 UNREADABLE = "silver"  # in place of what cannot be read
 LEAST_TRAIN, LEAST_VAL = 2, 1  # photos that training needs
 
@@ -85,7 +84,7 @@ def check_dataset(
     faults += find_disagreements(splits)
     faults += [fault for finding in findings for fault in finding.faults]
     faults += _find_shortage(name, findings)
-    remarks = [*find_copies(findings), *_find_unseen(labels, findings)]
+    remarks = [*find_copies(findings), *_find_unseen(labels, findings), *_find_too_few(findings)]
     return Report(name, labels, findings, faults, remarks)
 
 
@@ -119,6 +118,13 @@ def _find_unseen(labels: LabelSpace, findings: list[Finding]) -> list[Fault]:
         Fault(f"train: found no pixel of {counted(len(names), 'class', 'classes')} "
               f"({', '.join(names)}); photos of them will be made without the bank", ())
     ]  # fmt: skip
+
+
+def _find_too_few(findings: list[Finding]) -> Iterator[Fault]:
+    if sum(finding.split == "val" for finding in findings) == 1:
+        yield Fault(
+            "val: found 1 photo, enough to train, but to judge takes two; hold out more", ()
+        )
 
 
 def _total(arrays) -> np.ndarray:
@@ -203,28 +209,23 @@ def write_sheet(path: pathlib.Path, report: Report) -> int:
     void = sorted(report.findings, key=lambda f: -f.pixels[-1] / max(f.pixels.sum(), 1))
     chosen = list({id(f): f for f in [*strange, *void]}.values())[:NUM_SAMPLES]
     if chosen:
-        rows = [_sample(finding, report.labels) for finding in chosen]
-        write_picture(path, contact_sheet(rows))
+        rows, names = zip(*(_sample(finding, report.labels) for finding in chosen), strict=True)
+        write_picture(path, contact_sheet(rows, ["photo", "layout"], names))
     return len(chosen)
 
 
-def _sample(finding: Finding, labels: LabelSpace) -> list[np.ndarray]:
-    """Photo and layout under the first fault, or the name; grey where one cannot be read."""
+def _sample(finding: Finding, labels: LabelSpace) -> tuple[list[np.ndarray], list[str]]:
+    """(photo, layout), grey where one cannot be read; (name, first fault, or the name again)."""
     example = finding.one.read(labels, lambda error: None)
-    caption = finding.faults[0].message if finding.faults else finding.one.id
+    told = finding.faults[0].message if finding.faults else finding.one.id
     photo = layout = Image.new("RGB", (SAMPLE_PX, SAMPLE_PX // 2), UNREADABLE)
     if "photo" in example:
-        photo = load_photo(example["photo"], caption)
+        photo = load_photo(example["photo"], told)
     if "layout" in example:
         layout = Image.fromarray(colorize(example["layout"], labels))
-    return [_shrink(photo, finding.one.id), _shrink(layout, caption.rpartition("found ")[2])]
+    return [_shrink(photo), _shrink(layout)], [finding.one.id, told.rpartition("found ")[2]]
 
 
-def _shrink(picture: Image.Image, caption: str) -> np.ndarray:
+def _shrink(picture: Image.Image) -> np.ndarray:
     height = max(1, round(SAMPLE_PX * picture.height / picture.width))
-    small = picture.resize((SAMPLE_PX, min(height, 2 * SAMPLE_PX)))
-    sample = Image.new("RGB", (SAMPLE_PX, small.height + CAPTION_PX), "white")
-    sample.paste(small, (0, CAPTION_PX))
-    # The built-in font may lack the letters of a name.
-    ImageDraw.Draw(sample).text((0, 0), caption.encode("ascii", "replace").decode(), fill="black")
-    return np.asarray(sample)
+    return np.asarray(picture.resize((SAMPLE_PX, min(height, 2 * SAMPLE_PX))))
