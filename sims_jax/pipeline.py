@@ -80,7 +80,7 @@ def choose(
         return matches
     on_disk = isinstance(bank, DiskBank)
     cells = bank.cells(matches.row) if on_disk else candidate_cells(bank, matches.row)
-    return prefer_filling(matches, cells, bank.rows.spec.grid, layers)
+    return prefer_filling(matches, cells, bank.light, bank.rows.spec.grid, layers, weight)
 
 
 def render(

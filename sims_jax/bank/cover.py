@@ -1,9 +1,14 @@
 """Which candidates fill a segment: those that cover most of what is left empty.
 
 A segment's pieces are pasted in layers (`CanvasConfig`): where the chosen one leaves its component
-empty, the next shows. The best others by overlap lack what the chosen one lacks, too. So of all
-candidates that one comes next which covers most of the component's cells that are still empty, and
-so on for each layer. In whole cells of the retrieval grid, so that every program chooses alike.
+empty, the next shows. What the chosen one lacks the best others by overlap lack, too. So of all
+candidates that one comes next which has the highest
+
+    2 * share - weight * |light - chosen light|^2
+
+with the share of the component's cells that it covers where those before do not, and the light of
+its photo as in `choose.py`; and so on for each layer. All in integers, on the retrieval grid, so
+that every program and device chooses alike.
 
 Not in SIMS, which pastes one piece a segment.
 """
@@ -15,10 +20,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int, UInt32
 
+from sims_jax.bank.choose import OVERLAP_STEPS, light_cost
 from sims_jax.bank.pixels import locate
 from sims_jax.ops.bits import count_bits, pack_bits
+from sims_jax.ops.chunks import map_chunks
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos
+
+SEGMENTS_AT_ONCE = 8  # of a layout; those of which nothing was found are not looked at
 
 
 def candidate_cells(bank: Bank, row: Int[Array, "B N K"]) -> UInt32[Array, "B N K words"]:
@@ -48,34 +57,48 @@ def _read_cells(
     pieces = locate(photos, spec, row, devices)
     y, x = resize_labels(jnp.indices(spec.image_size, jnp.int32), spec.grid)
 
-    def read(one):  # a layout at a time: of its candidates there are many
-        place, component = (part[..., None, None] for part in one)
-        found = photos.component[place, y, x] == component.astype(jnp.int16)
-        cells = found & (component >= 0)
+    def read(place, component):
+        place, component = place[..., None, None], component[..., None, None]
+        cells = (photos.component[place, y, x] == component.astype(jnp.int16)) & (component >= 0)
         return pack_bits(cells.reshape(*cells.shape[:-2], -1))
 
-    return jax.lax.map(read, (pieces.place, pieces.component))
+    def read_all(one):
+        found = (one[1] >= 0).any(axis=-1)
+        return map_chunks(read, one, found, SEGMENTS_AT_ONCE)
+
+    return jax.lax.map(read_all, (pieces.place, pieces.component))
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "layers"))
+@functools.partial(jax.jit, static_argnames=("grid", "layers", "weight"))
 def prefer_filling(
-    matches: Matches, cells: UInt32[Array, "B N K words"], grid: tuple[int, int], layers: int
+    matches: Matches,
+    cells: UInt32[Array, "B N K words"],
+    light: Int[Array, "P 3"],
+    grid: tuple[int, int],
+    layers: int,
+    weight: float,
 ) -> Matches:
     """Orders the candidates beside the chosen ones anew: first those that fill the layers.
 
     Args:
       matches: with the rows that are used already chosen; these keep their places.
-      cells: what each candidate covers.     grid: (h, w), of which these are the cells.
+      cells: of `grid`, (h, w), that each candidate covers.
+      light: of the bank's photos.
       layers: of a segment's pieces, the chosen one included.
+      weight: as in `prefer_alike`.
     """
+    row = matches.row
     component = resize_labels(matches.segments.component, grid)
-    number = jnp.arange(matches.row.shape[1], dtype=component.dtype)
+    number = jnp.arange(row.shape[1], dtype=component.dtype)
     wanted = component[:, None] == number[:, None, None]
     wanted = pack_bits(wanted.reshape(*wanted.shape[:2], -1))
-    order = jax.vmap(jax.vmap(functools.partial(_fill, layers)))
-    place = order(cells, matches.row >= 0, wanted, matches.chosen)
+    own = light[jnp.where(row >= 0, row // row.shape[1], 0)]
+    chosen = jnp.take_along_axis(own, matches.chosen[..., None, None], axis=-2)
+    cost = light_cost(own, chosen, weight)
+    fill = jax.vmap(jax.vmap(functools.partial(_fill, layers)))
+    place = fill(cells, row >= 0, cost, wanted, matches.chosen)
     return matches.replace(
-        row=jnp.take_along_axis(matches.row, place, axis=-1),
+        row=jnp.take_along_axis(row, place, axis=-1),
         score=jnp.take_along_axis(matches.score, place, axis=-1),
     )
 
@@ -84,19 +107,21 @@ def _fill(
     layers: int,
     cells: UInt32[Array, "K words"],
     there: Bool[Array, "K"],
+    cost: Int[Array, "K"],
     wanted: UInt32[Array, "words"],
     chosen: Int[Array, ""],
 ) -> Int[Array, "K"]:
     """For one segment, the place of each candidate in the new order."""
     place = jnp.arange(len(cells), dtype=jnp.int32)
-    rank, taken = place, place == chosen
+    rank, left = place, there & (place != chosen)
+    area = jnp.maximum(count_bits(wanted), 1)
     wanted &= ~cells[chosen]
     for layer in range(1, layers):
-        gain = jnp.where(there & ~taken, count_bits(cells & wanted), -1)
-        best = jnp.argmax(gain)  # of equal ones the first
+        value = 2 * OVERLAP_STEPS * count_bits(cells & wanted) // area - cost
+        best = jnp.argmax(jnp.where(left, value, jnp.iinfo(jnp.int32).min))  # of equals the first
         wanted &= ~cells[best]
-        rank = jnp.where((place == best) & ~taken, layer - layers, rank)
-        taken |= place == best
+        rank = jnp.where(left & (place == best), layer - layers, rank)
+        left &= place != best
     others = jnp.argsort(jnp.where(place == chosen, len(cells), rank)).astype(jnp.int32)
-    before, after = others, jnp.roll(others, 1)
-    return jnp.where(place < chosen, before, jnp.where(place == chosen, chosen, after))
+    after = jnp.where(place == chosen, chosen, jnp.roll(others, 1))
+    return jnp.where(place < chosen, others, after)
