@@ -66,6 +66,9 @@ def choose(
 ) -> Matches:
     """Chooses every segment's row, by its overlap and by the light that all are to have.
 
+    And orders the other candidates by how well they fill what it leaves empty (`bank/cover.py`).
+    Not to be jitted where the photos are on disk.
+
     Args:
       params: the networks.     bank, matches: what the rows were found in, and what was found.
       candidate: 0 uses every segment's best row, 1 its second, ...

@@ -1,7 +1,7 @@
 """A bank that is larger than its devices: photos on disk, and rows, too, where it must be.
 
-Retrieval runs on the devices, the host reads the photos of the chosen rows, each once, and only
-they go to the devices.
+Retrieval runs on the devices. The host reads the component maps of all candidates, and the photos
+of those that are used, each once; only these go to the devices.
 """
 
 import dataclasses
