@@ -12,7 +12,6 @@ from scipy import ndimage
 from sims_jax import pipeline
 from sims_jax.bank.build import build_bank
 from sims_jax.bank.choose import prefer_alike
-from sims_jax.bank.cover import candidate_cells, prefer_filling
 from sims_jax.bank.device import to_device
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.pixels import as_pieces
@@ -93,11 +92,8 @@ def compose_without_transformer(bank, layouts, networks):
     def compose(layout, key):
         layers, candidates = networks.canvas.layers, networks.pipeline.candidates
         matches = pipeline.match(bank.rows, layout[None], candidates=candidates)
-        weight, grid = networks.pipeline.light_weight, bank.rows.spec.grid
-        matches = prefer_alike(matches, bank.light, grid, weight)
-        if layers > 1:
-            cells = candidate_cells(bank, matches.row)
-            matches = prefer_filling(matches, cells, bank.light, grid, layers, weight)
+        weight = networks.pipeline.light_weight
+        matches = prefer_alike(matches, bank.light, bank.rows.spec.grid, weight)
         pixels = pipeline.gather(bank, matches, layers)
         segments = jax.tree.map(lambda x: x[0], matches.segments)
         here = jax.tree.map(lambda x: x[0], pixels)

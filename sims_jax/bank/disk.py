@@ -1,23 +1,20 @@
 """A bank that is larger than its devices: photos on disk, and rows, too, where it must be.
 
-Retrieval runs on the devices. The host reads the component maps of all candidates, and the photos
-of those that are used, each once; only these go to the devices.
+Retrieval runs on the devices, the host reads the photos of the chosen rows, each once, and only
+they go to the devices.
 """
 
 import dataclasses
 import functools
-import math
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Int
 
 from sims_jax.bank.blocks import RowBlocks, match_streamed
 from sims_jax.bank.choose import photo_light
 from sims_jax.bank.match import match
 from sims_jax.bank.store import Store
-from sims_jax.ops.bits import pack_bits_numpy
-from sims_jax.ops.resize import resize_labels
 from sims_jax.types import Matches, Photos, Rows
 
 _match = jax.jit(match, static_argnames="candidates")
@@ -40,21 +37,6 @@ class DiskBank:
         if isinstance(self.rows, RowBlocks):
             return match_streamed(self.rows, layouts, **options)
         return jax.device_get(_match(self.rows, layouts, **options))
-
-    def cells(self, row: Int[Array | np.ndarray, "B N K"]) -> UInt32[np.ndarray, "B N K words"]:
-        """As `sims_jax.bank.cover.candidate_cells`: reads the component maps of some rows' photos.
-
-        Raises:
-          InputError: a map on disk is missing or damaged; the message names it.
-        """
-        row, spec = np.asarray(row), self.store.spec
-        photo, component = np.divmod(row, spec.max_segments)
-        found, place = np.unique(photo[row >= 0], return_inverse=True)
-        maps = resize_labels(self.store.component[found], spec.grid)
-        cells = np.zeros((*row.shape, math.prod(spec.grid)), bool)
-        some = maps[place] == component[row >= 0][:, None, None]
-        cells[row >= 0] = some.reshape(len(some), -1)
-        return pack_bits_numpy(cells)
 
     def fetch(self, row: Int[np.ndarray, "B J"]) -> tuple[Photos, Int[np.ndarray, "B J"]]:
         """Reads the photos of some rows, each once: a small bank, and the rows' numbers in it.

@@ -41,8 +41,8 @@ class CanvasConfig:
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.
       layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
-        another shows (`bank/cover.py`). 1: the chosen one alone, as in the paper. A further one
-        costs an alignment; where a bank is sharded, also its pixels.
+        the next shows. 1: the chosen one alone, as in the paper. A further one costs an alignment;
+        where a bank is sharded, also its pixels.
     """
 
     adherence: str
