@@ -36,7 +36,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks.study_table import summarize, to_markdown
-from sims_jax.atomic import write_json
+from sims_jax.atomic import check_writable, write_json
 from sims_jax.bank.store import open_bank
 from sims_jax.commands import define_path, define_workdir, run_with_config
 from sims_jax.config import CONFIG_FILE, save_config
@@ -150,6 +150,7 @@ def main() -> None:
             baselines.value,
             path,
         )
+        check_writable(path)
         print(to_markdown(study.run()))
         print(f"table: {path}, {path.with_suffix('.md')}")
 

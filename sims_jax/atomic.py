@@ -25,9 +25,12 @@ def temporary_beside(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file to write that becomes `path` in the end, and is deleted after an exception."""
-    if path.is_dir():
-        raise InputError(f"{path}: found a folder, expected a file to write; remove it")
+    """A file to write that becomes `path` in the end, and is deleted after an exception.
+
+    Raises:
+      InputError: there is a folder of this name.
+    """
+    _refuse_folder(path)
     temporary = temporary_beside(path)
     try:
         yield temporary
@@ -44,8 +47,7 @@ def check_writable(path: pathlib.Path) -> None:
       InputError: there is a folder of this name, or a file in place of its folder.
       OSError: the folder cannot be made, or written in.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: found a folder, expected a file to write; add its name")
+    _refuse_folder(path)
     for above in path.parents:
         if above.exists() and not above.is_dir():
             raise InputError(f"{path}: found {above}, which is no folder; change the path")
@@ -53,6 +55,11 @@ def check_writable(path: pathlib.Path) -> None:
     temporary = temporary_beside(path)
     temporary.touch()
     temporary.unlink()
+
+
+def _refuse_folder(path: pathlib.Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: found a folder, expected a file to write; choose another name")
 
 
 @contextlib.contextmanager

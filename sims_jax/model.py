@@ -93,7 +93,8 @@ class Model:
         a busy one.
 
         Args:
-          layout: class ids [H, W], 255 void, of any H and W; or [B, H, W]; or the path of a PNG.
+          layout: class ids [H, W], 255 void, of any H and W; or [B, H, W], where W of 3 or 4 is
+            taken for colours; or the path of a PNG.
           candidate: 0 uses every segment's best candidate, by overlap and light, 1 its second,
             ... to `config.pipeline.candidates` - 1.
           adherence: "segment": retrieved segments keep their silhouettes and the layout follows

@@ -17,7 +17,7 @@ SHEET_FILE = "sheet.png"
 SOURCES_FILE = "sources.json"
 SHEET_PICTURE_PX = 240  # width of a picture on a sheet
 SHEET_COLUMNS = 3  # layouts side by side on a sheet
-NUM_NAMED = 3
+NUM_NAMED = 3  # layouts of void alone
 
 
 def synthesize_command() -> None:

@@ -19,7 +19,7 @@ from sims_jax import commands, processes, synthesize_command
 from sims_jax.bank.__main__ import bank_parser
 from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
-from sims_jax.ops.sheet import GAP_PX, HEADING_PX, contact_sheet
+from sims_jax.ops.sheet import GAP_PX, HEADING_PX, contact_sheet, write_picture
 from sims_jax.training.settings import read_settings
 from sims_jax.training.termination import Terminated
 
@@ -491,6 +491,24 @@ def test_columns_have_headings_which_begin_anew():
     first, second = (below[y:][:HEADING_PX] for y in (GAP_PX, HEADING_PX + 4 + 2 * GAP_PX))
     assert first[:, :44].min() < 128 and second[:, :44].min() < 128 and (first != second).any()
     assert (below[:, 48:] == 255).all()
+
+
+def test_files_that_cannot_be_written_are_refused_with_the_flags(tmp_path, capsys):
+    """And flags have one name each."""
+    for flags, found in (
+        (["--json=."], "found a folder, expected a file"),
+        ([f"--json={tmp_path / 'file' / 'x.json'}"], "which is no folder"),
+        (["--baseline"], "--baseline"),
+    ):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SystemExit) as ended:
+            evaluate_parser().parse_args(["--workdir=x", *flags])
+        assert ended.value.code == 2 and found in capsys.readouterr().err
+    with pytest.raises(InputError, match="found a folder"):
+        write_picture(tmp_path, np.zeros((2, 2, 3)))
+    path = tmp_path / "new" / "x.json"
+    assert evaluate_parser().parse_args(["--workdir=x", f"--json={path}"]).json == path
+    assert not list(path.parent.iterdir())
 
 
 def test_nothing_that_was_given_is_overwritten(synthesize, tmp_path):

@@ -19,11 +19,11 @@ MODULE_FLAGS = {  # of those that read a config, besides it
     "sims_jax.data.check": ("json", "sheet", "follow_links"),
     "benchmarks.study": ("workdir", "variants", "seeds", "baselines", "json"),
 }
-COMMANDS = {
-    line: None  # each once
+COMMANDS = dict.fromkeys(  # each once
+    line
     for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     for line in block.splitlines()
-}
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -169,8 +169,17 @@ def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
     other = tiny_config.copy_and_resolve_references()
     with other.unlocked():
         other.seed = 7
-    with pytest.raises(InputError, match=r"config.seed = 0, expected 7"):
+    with pytest.raises(InputError, match=r"config.seed = 0, expected 7, as --config"):
         Run(other, workdir).run()
+    with other.unlocked():
+        for stage in STAGES[1:]:
+            other[stage].train.steps = 5
+        other.data.num_val = 5
+    with pytest.raises(
+        InputError, match=r"config.data.num_val = .* and 2 more, as --config"
+    ) as told:
+        Run(other, workdir).run()
+    assert str(told.value).count(", expected ") == 5
 
 
 def test_a_workdir_of_an_older_version_is_named(finished, tiny_config, tmp_path):
