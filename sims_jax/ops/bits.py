@@ -60,12 +60,18 @@ def find_bit(words: UInt32[Array, "*B"], rank: Int[Array, "*B"]) -> Int[Array, "
     """Which bit of a word is set after `rank` lower ones, 0 to 31; any bit, if so many are not."""
     place = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):
-        below = jax.lax.population_count(words & jnp.uint32(2**width - 1)).astype(rank.dtype)
-        above = rank >= below
-        rank -= jnp.where(above, below, 0)
-        words >>= jnp.where(above, jnp.uint32(width), jnp.uint32(0))
-        place += jnp.where(above, width, 0)
+        words, rank, place = _halve(words, rank, place, jnp.int32(width))
     return place
+
+
+@jax.jit  # traced once for all widths
+def _halve(words, rank, place, width):
+    """Goes on to the upper half of words of 2 `width` bits where the lower has too few."""
+    mask = (jnp.uint32(1) << width.astype(jnp.uint32)) - 1
+    below = jax.lax.population_count(words & mask).astype(rank.dtype)
+    skip = rank >= below
+    below, width = jnp.where(skip, below, 0), jnp.where(skip, width, 0)
+    return words >> width.astype(jnp.uint32), rank - below, place + width
 
 
 def list_true(there: Bool[Array, "Q n"]) -> tuple[Int[Array, "Q n"], Int[Array, "Q"]]:
