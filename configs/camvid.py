@@ -64,7 +64,8 @@ def small() -> ConfigDict:
             canvas=dict(
                 adherence="layout",
                 inner_band_frac=0.01,
-                inner_share=0.5,
+                inner_sides=1,
+                inner_share=0.75,
                 outer_band_frac=0.017,
                 outer_share=0.5,
                 layers=3,

@@ -85,6 +85,7 @@ def at_256() -> ConfigDict:
             canvas=dict(
                 adherence="segment",
                 inner_band_frac=0.0175,  # a band of 0.035 h, half of it on each side
+                inner_sides=2,
                 inner_share=0.5,
                 outer_band_frac=0.04,  # of 0.08 h
                 outer_share=1.0,

@@ -21,6 +21,7 @@ def config(**changes):
     values = dict(
         adherence="layout",
         inner_band_frac=0.1,
+        inner_sides=2,
         inner_share=1.0,
         outer_band_frac=0.0,
         outer_share=1.0,
@@ -203,6 +204,20 @@ def test_inner_band_lies_along_boundaries_and_never_along_the_frame():
     assert (np.asarray(elided.rgb)[gone] == 1).all()
     assert (np.asarray(elided.source) == np.asarray(canvas.source)).all()
     assert car.sum() > 0
+
+
+def test_an_inner_band_on_one_side_is_that_of_the_piece_that_begins_higher():
+    """The road begins above the car, so the car is whole, and the road's band as wide as before."""
+    pixels, segments, layout = two_segments()
+    canvas = paste(pixels, still(pixels), segments, layout, front_of(pixels, [0, 1, 2]))
+    both, one = (
+        np.asarray(elide(jax.random.key(0), canvas, config(inner_sides=sides), SCENES).mask)
+        for sides in (2, 1)
+    )
+    car, whole = np.asarray(canvas.source) == 1, np.asarray(canvas.mask)
+    assert car.any() and (one[car] == whole[car]).all()
+    np.testing.assert_array_equal(one[~car], both[~car])
+    assert (one[~car] < whole[~car]).any() and (both[car] < whole[car]).any()
 
 
 def test_bands_leave_thin_segments_half_their_depth():

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from sims_jax.ops import morphology
-from sims_jax.ops.morphology import distance_to_change, smooth_labels
+from sims_jax.ops.morphology import distance_to_change, distance_to_higher, smooth_labels
 
 dilate = jax.jit(morphology.dilate, static_argnums=1)
 
@@ -38,6 +38,18 @@ def test_distance_is_the_nearest_other_label(max_px, dtype):
     differs = labels.reshape(-1, 1) != labels.reshape(-1)
     expected = np.where(differs, apart, max_px).min(axis=1).clip(max=max_px)
     found = distance_to_change(jnp.asarray(labels), max_px)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, expected.reshape(labels.shape))
+
+
+@pytest.mark.parametrize("max_px", [1, 2, 7])
+def test_distance_is_the_nearest_higher_label(max_px):
+    labels = np.kron(np.random.default_rng(3).integers(-1, 3, (4, 5)), np.ones((4, 5), np.int32))
+    y, x = (axis.reshape(-1) for axis in np.indices(labels.shape))
+    apart = np.maximum(abs(y[:, None] - y), abs(x[:, None] - x))
+    higher = labels.reshape(-1, 1) < labels.reshape(-1)
+    expected = np.where(higher, apart, max_px).min(axis=1).clip(max=max_px)
+    found = distance_to_higher(jnp.asarray(labels), max_px)
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, expected.reshape(labels.shape))
 

@@ -23,6 +23,7 @@ SIZE = (20, 24)
 CANVAS = CanvasConfig(
     adherence="layout",
     inner_band_frac=0.1,
+    inner_sides=1,
     inner_share=0.5,
     outer_band_frac=0.1,
     outer_share=0.5,
@@ -31,7 +32,7 @@ CANVAS = CanvasConfig(
 PLAIN = SimulationConfig(
     transfer_share=0.0, transfer_least=1.0, missing_share=0.0, empty_share=0.0, relight_share=0.0
 )
-BARE = CanvasConfig("layout", 0.0, 0.0, 0.0, 0.0, layers=1)
+BARE = CanvasConfig("layout", 0.0, 2, 0.0, 0.0, 0.0, layers=1)
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 

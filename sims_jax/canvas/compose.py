@@ -22,7 +22,7 @@ from sims_jax.errors import InputError
 from sims_jax.labels import LabelSpace
 from sims_jax.ops.affine import look_up, sample_affine, sample_cuts, sample_photos
 from sims_jax.ops.components import is_one_of
-from sims_jax.ops.morphology import dilate, distance_to_change
+from sims_jax.ops.morphology import dilate, distance_to_change, distance_to_higher
 from sims_jax.types import Canvas, Pieces, Segments
 
 ADHERENCES = ("segment", "layout")
@@ -36,17 +36,20 @@ class CanvasConfig:
     Args:
       adherence: "segment": they keep their own silhouettes and the layout follows them (the paper);
         "layout": each is clipped to its component and the layout stays as given.
-      inner_band_frac: width of the inner band on each side of a boundary, over the frame's height.
+      inner_band_frac: width of the inner band on a side of a boundary, over the frame's height.
+      inner_sides: 2: the inner band is on each side of a boundary (the paper); 1: on that of the
+        piece alone that begins higher in the frame, which mostly is what lies behind.
       inner_share: share of its pixels that is elided.
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.
       layers: of a segment's candidates, how many are pasted: where one leaves the component empty,
-        the next shows. 1: the chosen one alone, as in the paper. A further one costs an alignment;
-        where a bank is sharded, also its pixels.
+        another shows (`bank/cover.py`). 1: the chosen one alone, as in the paper. A further one
+        costs an alignment; where a bank is sharded, also its pixels.
     """
 
     adherence: str
     inner_band_frac: float
+    inner_sides: int
     inner_share: float
     outer_band_frac: float
     outer_share: float
@@ -56,6 +59,7 @@ class CanvasConfig:
         if self.adherence not in ADHERENCES:
             raise InputError(f"adherence: found {self.adherence!r}, expected one of {ADHERENCES}")
         check_numbers(self, most=1, inner_share=0, outer_share=0)
+        check_numbers(self, most=2, inner_sides=1)
         check_numbers(self, layers=1)
 
 
@@ -125,7 +129,8 @@ def elide(key: Key[Array, ""], canvas: Canvas, config: CanvasConfig, labels: Lab
     """Takes a random share of the pixels of the inner and the outer bands from a canvas."""
     height_px = canvas.source.shape[0]
     inner_key, outer_key = jax.random.split(key)
-    inner = _inner_band(canvas.source, round(config.inner_band_frac * height_px))
+    inner_px = round(config.inner_band_frac * height_px)
+    inner = _inner_band(canvas.source, inner_px, config.inner_sides)
     outer = _outer_band(canvas.layout, labels, round(config.outer_band_frac * height_px))
     shape = canvas.source.shape
     elided = inner & jax.random.bernoulli(inner_key, config.inner_share, shape)
@@ -137,14 +142,20 @@ def elide(key: Key[Array, ""], canvas: Canvas, config: CanvasConfig, labels: Lab
     )
 
 
-def _inner_band(source: Int[Array, "H W"], width_px: int) -> Bool[Array, "H W"]:
-    """Pixels nearer than `width_px`, and than half the segment's depth, to another piece."""
+def _inner_band(source: Int[Array, "H W"], width_px: int, sides: int) -> Bool[Array, "H W"]:
+    """Pixels nearer than `width_px`, and than half the segment's depth, to another piece.
+
+    On one side alone: to a piece of a higher number. Segments are numbered in raster order, and
+    pieces that fill them come after all of these.
+    """
     if width_px == 0:
         return jnp.zeros(source.shape, dtype=bool)
     distance_px = distance_to_change(source, 2 * width_px)  # 1 at the boundary
     # The depth need not be known beyond twice the band: half of it is then the full band already.
     depth_px = jax.ops.segment_max(distance_px.ravel(), source.ravel() + 1, source.size + 1)
     limit_px = jnp.minimum(width_px, depth_px[source + 1] // 2)
+    if sides == 1:
+        distance_px = distance_to_higher(source, width_px + 1)
     return distance_px <= limit_px
 
 

@@ -26,13 +26,26 @@ def distance_to_change(labels: Shaped[Array, "*B H W"], max_px: int) -> Int[Arra
       labels: integers or bool.
       max_px: at least 1.
     """
-    low, high = _slide_min(labels), ~_slide_min(~labels)
+    low, high = _slide_min(labels), _slide_max(labels)
     distance = jnp.where(low == high, jnp.int32(max_px), jnp.int32(1))
 
     def reach_further(_, distance):
         return jnp.minimum(distance, _slide_min(distance) + 1)
 
     return jax.lax.fori_loop(1, max_px, reach_further, distance)
+
+
+def distance_to_higher(labels: Integer[Array, "*B H W"], max_px: int) -> Int[Array, "*B H W"]:
+    """Chessboard distance to the nearest pixel of a higher label, at most `max_px` (1 or more)."""
+
+    def reach_further(step_px, state):
+        highest, distance = state
+        highest = _slide_max(highest)
+        reached = jnp.where(highest > labels, step_px, max_px)
+        return highest, jnp.minimum(distance, reached)
+
+    far = jnp.full(labels.shape, max_px, jnp.int32)
+    return jax.lax.fori_loop(1, max_px, reach_further, (labels, far))[1]
 
 
 def smooth_labels(
@@ -62,6 +75,11 @@ def _slide_min(values: Shaped[Array, "*B H W"]) -> Shaped[Array, "*B H W"]:
         ends = (jax.lax.slice_in_dim(padded, i, i + values.shape[axis], axis=axis) for i in (0, 2))
         values = functools.reduce(jnp.minimum, ends, values)
     return values
+
+
+def _slide_max(values: Shaped[Array, "*B H W"]) -> Shaped[Array, "*B H W"]:
+    """The most of the 3x3 square around each pixel, within the frame."""
+    return ~_slide_min(~values)
 
 
 def _slide_or(mask: Bool[Array, "*B H W"], radius_px: int, axis: int) -> Bool[Array, "*B H W"]:
