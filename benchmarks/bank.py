@@ -194,7 +194,8 @@ def ask(bank: DiskBank, others: Store) -> tuple[float, np.ndarray]:
 def measure_donors(arguments: argparse.Namespace) -> dict[str, float]:
     bank, others = load(arguments), open_stored(arguments, OTHERS)
     began = time.perf_counter()
-    find_donors(others, bank.store, bank, candidates=DONORS, near_frames=0)
+    alone = {"layers": 1, "candidates": DONORS, "light_weight": 0.0}
+    find_donors(others, bank, donors=DONORS, near_frames=0, **alone)
     rows_of_class = np.bincount(bank.store.row_class, minlength=SCENES.num_classes)
     seconds = time.perf_counter() - began
     return {

@@ -53,6 +53,7 @@ AS_IS = "as-is"
 OWN_SILHOUETTES = {"canvas.adherence": "segment"}
 WIDE_BANDS = {
     "canvas.inner_band_frac": 0.0175,
+    "canvas.inner_sides": 2,
     "canvas.inner_share": 0.5,
     "canvas.outer_band_frac": 0.04,
     "canvas.outer_share": 1.0,
@@ -116,8 +117,8 @@ VARIANTS = {
 # What a stage reads of the other stages' parts of a config, and what only f, or no stage, reads.
 # A part that is not named here is thought to be read by every stage.
 STAGES_READ = {"bank": (), "synthesis": ("bank", "features", "transformer")}
-F_ALONE_READS = ("canvas", "simulation")
-NO_STAGE_READS = ("stages", "pipeline", "canvas.adherence")
+F_ALONE_READS = ("canvas", "simulation", "pipeline")
+NO_STAGE_READS = ("stages", "pipeline.max_pairs", "pipeline.chunk", "canvas.adherence")
 STAGE_FOLDERS = {"bank": tuple(SPLITS)}
 ALIGNED = "aligned"  # donors, by the digest of what they are of
 NAME_DIGITS = 16  # of the SHA-256 in a name

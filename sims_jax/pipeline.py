@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from sims_jax.bank.choose import choose_candidate, prefer_alike
+from sims_jax.bank.cover import candidate_cells, prefer_filling
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
@@ -65,6 +66,9 @@ def choose(
 ) -> Matches:
     """Chooses every segment's row, by its overlap and by the light that all are to have.
 
+    And orders the other candidates by how well they fill what it leaves empty (`bank/cover.py`).
+    Not to be jitted where the photos are on disk.
+
     Args:
       params: the networks.     bank, matches: what the rows were found in, and what was found.
       candidate: 0 uses every segment's best row, 1 its second, ...
@@ -74,7 +78,12 @@ def choose(
     if weight:
         grid, wanted = bank.rows.spec.grid, None if reference is None else reference.mean
         matches = prefer_alike(matches, bank.light, grid, weight, wanted)
-    return choose_candidate(matches, candidate)
+    matches, layers = choose_candidate(matches, candidate), params.networks.canvas.layers
+    if layers == 1:
+        return matches
+    on_disk = isinstance(bank, DiskBank)
+    cells = bank.cells(matches.row) if on_disk else candidate_cells(bank, matches.row)
+    return prefer_filling(matches, cells, bank.light, bank.rows.spec.grid, layers, weight)
 
 
 def render(

@@ -12,7 +12,9 @@ from scipy import ndimage
 from sims_jax import pipeline
 from sims_jax.bank.build import build_bank
 from sims_jax.bank.choose import prefer_alike
+from sims_jax.bank.cover import candidate_cells, prefer_filling
 from sims_jax.bank.device import to_device
+from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.pixels import as_pieces
 from sims_jax.bank.store import open_bank
@@ -29,7 +31,7 @@ from sims_jax.training.settings import BankConfig
 from sims_jax.training.tasks.synthesis import DonorTable, draw_donors, photo_example
 
 PHOTOS, HELDOUT = 60, 16
-POINTS = 0.05
+POINT, POINTS = 0.01, 0.05
 SMALL_HOLE_PX, LARGE_HOLE_PX = 10, 200
 
 
@@ -55,7 +57,15 @@ def canvases(request, camvid_root, tmp_path_factory):
     on_device = to_device(store, jax.devices()[:1])
     composed, silhouettes = compose_without_transformer(on_device, heldout.layout, networks)
 
-    rows = find_donors(heldout, store, on_device, candidates=4, near_frames=0)
+    rows = find_donors(
+        heldout,
+        DiskBank(on_device.rows, store),
+        donors=config.bank.donors,
+        layers=request.param,
+        candidates=networks.pipeline.candidates,
+        light_weight=networks.pipeline.light_weight,
+        near_frames=0,
+    )
     still = np.broadcast_to(np.asarray([[1, 0, 0], [0, 1, 0]], np.float32), (*rows.shape, 2, 3))
     rng = np.random.default_rng(0)
     whole = SimulationConfig(  # colours move; no segment is left out, no photo relit
@@ -79,8 +89,8 @@ def canvases(request, camvid_root, tmp_path_factory):
     )
     simulated = []
     for index in range(HELDOUT):
-        slot = draw_donors(rng, (rows[heldout.row_of[index]] >= 0).sum(axis=1))
-        example = photo_example(heldout, store, DonorTable(rows, still), index, slot, request.param)
+        slot = draw_donors(rng, (rows[heldout.row_of[index], :, 0] >= 0).sum(axis=1))
+        example = photo_example(heldout, store, DonorTable(rows, still), index, slot)
         simulated.append(jax.device_get(one(jax.random.key(index), example)))
     return composed, simulated, silhouettes
 
@@ -92,8 +102,11 @@ def compose_without_transformer(bank, layouts, networks):
     def compose(layout, key):
         layers, candidates = networks.canvas.layers, networks.pipeline.candidates
         matches = pipeline.match(bank.rows, layout[None], candidates=candidates)
-        weight = networks.pipeline.light_weight
-        matches = prefer_alike(matches, bank.light, bank.rows.spec.grid, weight)
+        weight, grid = networks.pipeline.light_weight, bank.rows.spec.grid
+        matches = prefer_alike(matches, bank.light, grid, weight)
+        if layers > 1:
+            cells = candidate_cells(bank, matches.row)
+            matches = prefer_filling(matches, cells, bank.light, grid, layers, weight)
         pixels = pipeline.gather(bank, matches, layers)
         segments = jax.tree.map(lambda x: x[0], matches.segments)
         here = jax.tree.map(lambda x: x[0], pixels)
@@ -172,8 +185,8 @@ def test_silhouettes_leave_less_to_fill_in_than_training(canvases):
     They cannot be alike. There a silhouette that spills over its component covers its neighbours'
     holes, and the layout follows it. A simulated canvas has the photo's own pixels and layout, in
     which nothing spills: what a donor covers beyond its component is another segment's. So f meets
-    canvases fuller than those it has learned from; what must not be is that they are emptier, in
-    any large class, along boundaries, or in large holes.
+    canvases fuller than those it has learned from; what must not be is that they are emptier, by
+    more than a point in any large class, along boundaries, or in large holes.
     """
     _, simulated, silhouettes = canvases
     assert fill(silhouettes) > fill(simulated)
@@ -181,7 +194,7 @@ def test_silhouettes_leave_less_to_fill_in_than_training(canvases):
     for class_id in range(11):
         where, trained = (layout == class_id for layout in layouts)
         if min(where.mean(), trained.mean()) > 0.03:
-            assert fill(silhouettes, where) > fill(simulated, trained)
+            assert fill(silhouettes, where) > fill(simulated, trained) - POINT
     along = [fill(some, boundaries(some)) for some in (silhouettes, simulated)]
     assert along[0] > along[1]
     assert hole_shares(silhouettes)[-1] < hole_shares(simulated)[-1]
@@ -194,11 +207,15 @@ def test_silhouettes_cover_all_that_clipped_segments_cover(canvases):
 
 
 def test_elision_takes_the_same_share_of_both(canvases):
-    """Of all that was pasted, of what lies along boundaries, and of the rest."""
-    shares = [elided_shares(some) for some in canvases]
-    assert min(map(min, shares)) > 0
-    for other in shares[1:]:
-        assert other == pytest.approx(shares[0], abs=POINTS / 2)
+    """Of all that was pasted, of what lies along boundaries, and of the rest.
+
+    Silhouettes touch where clipped pieces leave a gap, and the inner band is where pieces touch: so
+    more of what lies along boundaries goes.
+    """
+    composed, simulated, (whole, band, rest) = map(elided_shares, canvases)
+    assert simulated == pytest.approx(composed, abs=POINT)
+    assert (whole, rest) == pytest.approx((composed[0], composed[2]), abs=POINTS / 2)
+    assert 0 < band - composed[1] < 2 * POINTS
 
 
 def elided_shares(canvases):

@@ -257,9 +257,12 @@ def make_workdir(bank, photo, photo_id):
 
 
 def find_donors_of(queries, rows_store):
+    from sims_jax.bank.disk import DiskBank
     from sims_jax.bank.donors import find_donors
 
-    return find_donors(queries, rows_store, device_bank(rows_store), candidates=2, near_frames=0)
+    bank = DiskBank(device_bank(rows_store).rows, rows_store)
+    alone = {"layers": 1, "candidates": 2, "light_weight": 0.0}
+    return find_donors(queries, bank, donors=2, near_frames=0, **alone)
 
 
 def device_bank(store):

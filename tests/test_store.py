@@ -26,6 +26,7 @@ from sims_jax.bank.description import (
     spec_to_json,
 )
 from sims_jax.bank.device import empty_bank, to_device
+from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors, line_up
 from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import OnDisk, open_bank
@@ -491,11 +492,18 @@ def test_near_photos_counts_positions_of_the_sorted_video():
     assert near[1].tolist() == [False, True, False, False, False]
 
 
+def nearest(queries, rows_store, bank, **options):
+    """Donors of canvases with one layer."""
+    bank = DiskBank(bank.rows, rows_store)
+    alone = {"layers": 1, "candidates": 1, "light_weight": 0.0}
+    donors = find_donors(queries, bank, **alone, **options)
+    assert donors.shape == (queries.row_photo.size, options["donors"], 1)
+    return donors[..., 0]
+
+
 def test_donors_are_the_best_rows_of_far_photos(copy):
     store = open_bank(copy)
-    bank = to_device(store)
-    donors = find_donors(store, store, bank, candidates=3, near_frames=1)
-    assert donors.shape == (store.row_photo.size, 3)
+    donors = nearest(store, store, to_device(store), donors=3, near_frames=1)
     assert (donors[:, 0] >= 0).mean() > 0.9
     photos = list(zip(store.videos, store.frames.tolist(), strict=True))
     near = near_photos(photos, photos, 1)
@@ -519,12 +527,12 @@ def test_donors_are_the_best_rows_of_far_photos(copy):
 def test_donors_are_kept_and_verified(copy):
     store = open_bank(copy)
     bank = to_device(store)
-    first = find_donors(store, store, bank, candidates=2, near_frames=0)
-    again = find_donors(store, store, empty_bank(SPEC), candidates=2, near_frames=0)
+    first = nearest(store, store, bank, donors=2, near_frames=0)
+    again = nearest(store, store, empty_bank(SPEC), donors=2, near_frames=0)
     np.testing.assert_array_equal(first, again)
-    flip_byte(next(copy.glob("donors-*/row/0.0")))
+    flip_byte(next(copy.glob("donors-*/row/0.0.0")))
     with pytest.raises(InputError, match="donors-"):
-        find_donors(store, store, bank, candidates=2, near_frames=0)
+        nearest(store, store, bank, donors=2, near_frames=0)
 
 
 def test_donors_of_held_out_photos_exclude_near_frames_of_the_bank(copy, tmp_path):
@@ -536,7 +544,7 @@ def test_donors_of_held_out_photos_exclude_near_frames_of_the_bank(copy, tmp_pat
     rows_store = open_bank(build(tmp_path / "rows", Plain(seed=2)))
     queries = open_bank(build(tmp_path / "queries", Plain(seed=3, count=3)))
     bank = to_device(rows_store, jax.devices()[:1])
-    donors = find_donors(queries, rows_store, bank, candidates=2, near_frames=1)
+    donors = nearest(queries, rows_store, bank, donors=2, near_frames=1)
     photos = [
         list(zip(store.videos, store.frames.tolist(), strict=True))
         for store in (queries, rows_store)
@@ -552,7 +560,7 @@ def test_donors_of_held_out_photos_exclude_near_frames_of_the_bank(copy, tmp_pat
         np.testing.assert_array_equal(donors[rows[rows >= 0]], expected)
     other = dataclasses.replace(rows_store, spec=toy_spec(max_segments=4))
     with pytest.raises(InputError, match="another spec"):
-        find_donors(queries, other, bank, candidates=2, near_frames=5)
+        nearest(queries, other, bank, donors=2, near_frames=5)
 
 
 def test_photo_without_segments_is_kept(tmp_path):

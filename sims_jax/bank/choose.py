@@ -28,6 +28,7 @@ from sims_jax.types import Matches
 
 MOST_WEIGHT = 16  # what follows stays below 2^31
 LIGHT_STEPS = 64  # of a light, in one unit of its logarithm
+OVERLAP_STEPS = LIGHT_STEPS**2  # as fine as those of a light's square
 _WEIGHT_STEPS = 1024
 _LIGHTS_AT_ONCE = 256
 _AREA_STEPS = 1024  # of all segments together
@@ -88,7 +89,7 @@ def prefer_alike(
       reference: mean logarithm of the colours of the light that is wanted (`Light.mean`).
     """
     wanted = None if reference is None else to_steps(reference)
-    order = functools.partial(_order_alike, light, grid, round(weight * _WEIGHT_STEPS), wanted)
+    order = functools.partial(_order_alike, light, grid, weight, wanted)
     place = jax.vmap(order)(matches.row, matches.score, matches.segments.area_px)
     return matches.replace(
         row=jnp.take_along_axis(matches.row, place, axis=-1),
@@ -116,10 +117,18 @@ def to_steps(light: FloatArray) -> IntArray:
     return (light * LIGHT_STEPS).round().astype(np.int32)
 
 
+def light_cost(
+    light: Int[Array, "*S 3"], other: Int[Array, "*#S 3"], weight: float
+) -> Int[Array, "*S"]:
+    """What the difference of two lights counts, in steps of an overlap."""
+    apart = jnp.square(light - other).sum(axis=-1)
+    return round(weight * _WEIGHT_STEPS) * apart // _WEIGHT_STEPS
+
+
 def _order_alike(
     light: Int[Array, "P 3"],
     grid: tuple[int, int],
-    weight: int,
+    weight: float,
     wanted: Int[Array, "3"] | None,
     row: Int[Array, "N K"],
     score: UInt32[Array, "N K"],
@@ -127,13 +136,12 @@ def _order_alike(
 ) -> Int[Array, "N K"]:
     """For one layout, the place of each candidate in the new order."""
     there = row >= 0
-    # In steps as fine as those of a light's square. Powers of two: only the conversion rounds.
-    overlap = (score.astype(jnp.float32) * (LIGHT_STEPS**2 / score_unit(grid))).astype(jnp.int32)
+    # Powers of two: only the conversion rounds.
+    overlap = (score.astype(jnp.float32) * (OVERLAP_STEPS / score_unit(grid))).astype(jnp.int32)
     own = light[jnp.where(there, row // row.shape[0], 0)]
 
     def value(common: Int[Array, "3"]) -> Int[Array, "N K"]:
-        apart = jnp.square(own - common).sum(axis=-1)
-        return jnp.where(there, overlap - weight * apart // _WEIGHT_STEPS, _NOTHING)
+        return jnp.where(there, overlap - light_cost(own, common, weight), _NOTHING)
 
     if wanted is None:
         area_px = jnp.where(there.any(axis=-1), area_px, 0)

@@ -1,20 +1,23 @@
 """A bank that is larger than its devices: photos on disk, and rows, too, where it must be.
 
-Retrieval runs on the devices, the host reads the photos of the chosen rows, each once, and only
-they go to the devices.
+Retrieval runs on the devices. The host reads the component maps of all candidates, and the photos
+of those that are used, each once; only these go to the devices.
 """
 
 import dataclasses
 import functools
+import math
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, UInt32
 
 from sims_jax.bank.blocks import RowBlocks, match_streamed
 from sims_jax.bank.choose import photo_light
 from sims_jax.bank.match import match
 from sims_jax.bank.store import Store
+from sims_jax.ops.bits import pack_bits_numpy
+from sims_jax.ops.resize import resize_labels
 from sims_jax.types import Matches, Photos, Rows
 
 _match = jax.jit(match, static_argnames="candidates")
@@ -37,6 +40,23 @@ class DiskBank:
         if isinstance(self.rows, RowBlocks):
             return match_streamed(self.rows, layouts, **options)
         return jax.device_get(_match(self.rows, layouts, **options))
+
+    def cells(self, row: Int[Array | np.ndarray, "B N K"]) -> UInt32[np.ndarray, "B N K words"]:
+        """As `sims_jax.bank.cover.candidate_cells`: reads the component maps of some rows' photos.
+
+        Raises:
+          InputError: a map on disk is missing or damaged; the message names it.
+        """
+        spec, cells = self.store.spec, []
+        for one in np.asarray(row):  # a layout at a time: of its candidates there are many
+            there = one >= 0
+            photo, component = np.divmod(one[there], spec.max_segments)
+            found, place = np.unique(photo, return_inverse=True)
+            maps = resize_labels(self.store.component[found], spec.grid)
+            mask = np.zeros((*one.shape, math.prod(spec.grid)), bool)
+            mask[there] = (maps[place] == component[:, None, None]).reshape(len(place), -1)
+            cells.append(pack_bits_numpy(mask))
+        return np.stack(cells)
 
     def fetch(self, row: Int[np.ndarray, "B J"]) -> tuple[Photos, Int[np.ndarray, "B J"]]:
         """Reads the photos of some rows, each once: a small bank, and the rows' numbers in it.

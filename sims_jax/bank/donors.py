@@ -6,13 +6,18 @@ Source: SIMS, Sec. 5 (stencilling, colour transfer). Differs: the nearest rows b
 score instead of the best of 100 random photos.
 """
 
+import functools
 import hashlib
+import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, UInt32
 
+from sims_jax.bank.choose import layer_places
+from sims_jax.bank.cover import order_filling
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import search
 from sims_jax.bank.parts import read_part, write_part
@@ -20,42 +25,53 @@ from sims_jax.bank.store import Store
 from sims_jax.errors import InputError
 from sims_jax.processes import is_first
 from sims_jax.progress import progress
-from sims_jax.types import Bank
 
 _ARRAY = "row"
 BATCH = 16  # photos searched for at once
 
 
 def find_donors(
-    queries: Store, rows_store: Store, bank: Bank | DiskBank, *, candidates: int, near_frames: int
-) -> Int[np.ndarray, "R K"]:
-    """The best rows of `rows_store` for every row of `queries`, best first, -1 where none.
+    queries: Store,
+    bank: DiskBank,
+    *,
+    donors: int,
+    layers: int,
+    candidates: int,
+    light_weight: float,
+    near_frames: int,
+) -> Int[np.ndarray, "R K L"]:
+    """For every row of `queries` the best K rows of the bank, best first; -1 where there is none.
 
-    Found once and kept in the folder of `queries`. The photo itself is excluded, and so are the
-    photos within `near_frames` positions of it in its video's sorted list (of both banks).
+    And for each of these the L - 1 rows that fill what it leaves empty, chosen as composition
+    chooses them. Found once and kept in the folder of `queries`. The photo itself is excluded, and
+    so are those within `near_frames` positions of it in its video's sorted list (of both banks).
 
     Args:
       queries: whose segments to match.
-      rows_store: the bank they are matched against.
-      bank: `rows_store`, its rows on the devices; photos are not looked at.
-      candidates: K.
+      bank: what they are matched against.
+      donors: K.
+      layers: L, of a canvas.
+      candidates, light_weight: among how many rows those that fill are found, and what their light
+        counts (`PipelineConfig`).
       near_frames: positions either way.
 
     Raises:
       InputError: the two banks differ in spec, or a kept file is damaged.
     """
-    if queries.spec != rows_store.spec:
+    if queries.spec != bank.store.spec:
         raise InputError(
-            f"{queries.folder}: found a bank of another spec than {rows_store.folder}, expected "
+            f"{queries.folder}: found a bank of another spec than {bank.store.folder}, expected "
             "the same labels, sizes and limits; build both from one config"
         )
-    path = _donor_folder(queries, rows_store, candidates, near_frames)
+    options = {"donors": donors, "layers": layers, "near_frames": near_frames}
+    if layers > 1:
+        options |= {"candidates": candidates, "light_weight": light_weight}
+    path = _donor_folder(queries, bank.store, options)
     if path.exists():
         arrays, _ = read_part(path)
         return arrays[_ARRAY]
-    places = line_up(_frames(queries), _frames(rows_store), near_frames)
-    rows = _search(queries, rows_store, bank, places, candidates, near_frames)
-    write_part(path, {_ARRAY: rows}, {"candidates": candidates, "near_frames": near_frames})
+    rows = _search(queries, bank, **options)
+    write_part(path, {_ARRAY: rows}, options)
     return rows
 
 
@@ -80,41 +96,74 @@ def _frames(store: Store) -> list[tuple[str, int]]:
     return list(zip(store.videos, store.frames.tolist(), strict=True))
 
 
-def _donor_folder(
-    queries: Store, rows_store: Store, candidates: int, near_frames: int
-) -> pathlib.Path:
-    text = f"{queries.digest} {rows_store.digest} {candidates} {near_frames}"
+def _donor_folder(queries: Store, rows_store: Store, options: dict[str, float]) -> pathlib.Path:
+    text = f"{queries.digest} {rows_store.digest} {json.dumps(options, sort_keys=True)}"
     return queries.folder / f"donors-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _search(
     queries: Store,
-    rows_store: Store,
-    bank: Bank | DiskBank,
-    places: tuple[np.ndarray, np.ndarray],
-    candidates: int,
+    bank: DiskBank,
+    *,
+    donors: int,
+    layers: int,
     near_frames: int,
-) -> Int[np.ndarray, "R K"]:
+    candidates: int = 1,
+    light_weight: float = 0.0,
+) -> Int[np.ndarray, "R K L"]:
     """The components are known, so that nothing has to be split."""
     run = jax.jit(search, static_argnames="candidates")
-    found = np.full((queries.row_photo.size, candidates), -1, np.int32)
-    limit = queries.spec.max_segments
+    found = np.full((queries.row_photo.size, donors, layers), -1, np.int32)
+    limit, places = (
+        queries.spec.max_segments,
+        line_up(_frames(queries), _frames(bank.store), near_frames),
+    )
+    fill = functools.partial(
+        _fill, grid=queries.spec.grid, donors=donors, layers=layers, weight=light_weight
+    )
     with progress("donors: photos", len(queries.ids), shown=is_first()) as bar:
         for start in range(0, len(queries.ids), BATCH):
             # The last batch is filled up, so that one program serves all.
             some = np.arange(start, start + BATCH).clip(max=len(queries.ids) - 1)
-            row_of = queries.row_of[some]
             near = np.abs(places[0][some, None] - places[1]) <= near_frames
+            component = queries.component[some].astype(np.int32)
             best = run(
                 bank.rows,
                 queries.layout[some],
-                queries.component[some].astype(np.int32),
+                component,
                 queries.class_of(some),
-                candidates=candidates,
+                candidates=max(donors, candidates),
                 exclude=near,
-            )
-            photo, component = np.divmod(np.asarray(best.row), limit)
-            row = np.where(photo >= 0, rows_store.row_of[photo, component], -1)
-            found[row_of[row_of >= 0]] = row[row_of >= 0]
+            ).row
+            if layers > 1:
+                best = fill(component, best, bank.cells(best), bank.light)
+            best = np.asarray(best).reshape(len(some), limit, donors, layers)
+            photo, number = np.divmod(best, limit)
+            best = np.where(photo >= 0, bank.store.row_of[photo, number], -1)
+            mine = queries.row_of[some]
+            found[mine[mine >= 0]] = best[mine >= 0]
             bar.update(min(BATCH, len(queries.ids) - start))
     return found
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "donors", "layers", "weight"))
+def _fill(
+    component: Int[Array, "B H W"],
+    row: Int[Array, "B N K"],
+    cells: UInt32[Array, "B N K words"],
+    light: Int[Array, "P 3"],
+    *,
+    grid: tuple[int, int],
+    donors: int,
+    layers: int,
+    weight: float,
+) -> Int[Array, "B N donors layers"]:
+    """For each of the first `donors` candidates it, and those that fill what it leaves empty."""
+
+    def each(index: int) -> Array:
+        chosen = jnp.full(row.shape[:2], index, jnp.int32)
+        place = order_filling(component, row, chosen, cells, light, grid, layers, weight)
+        used = jnp.stack(layer_places(chosen, layers), axis=-1)
+        return jnp.take_along_axis(row, jnp.take_along_axis(place, used, axis=-1), axis=-1)
+
+    return jnp.stack([each(index) for index in range(donors)], axis=2)

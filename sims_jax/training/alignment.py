@@ -32,7 +32,7 @@ def align_donors(
     donors: np.ndarray,
     folder: pathlib.Path,
 ) -> DonorTable:
-    """Aligns `donors` [R, K], rows of `bank`, to the R rows of `queries`.
+    """Aligns `donors` [R, K, L], rows of `bank`, to the R rows of `queries`.
 
     What was found is kept in `folder`, by the digests of all it depends on.
     """
@@ -54,19 +54,24 @@ def _align_all(params, config: TransformerConfig, queries: Store, bank: Store, d
 
     identity = np.asarray([[1, 0, 0], [0, 1, 0]], np.float32)
     affine = np.broadcast_to(identity, (*donors.shape, 2, 3)).copy()
-    row, slot = np.nonzero(donors >= 0)
-    with progress("aligning donors", len(row), shown=is_first()) as bar:
-        for start in range(0, len(row), BATCH):
-            r, k = row[start : start + BATCH], slot[start : start + BATCH]
-            # The last batch is filled up, so that one program serves all.
-            filled = np.resize(np.arange(len(r)), BATCH)
-            query, donor = r[filled], donors[r, k][filled]
-            found = run(
+    there = donors >= 0
+    # Some fill what several others leave empty: each is aligned once.
+    pairs = np.stack([np.nonzero(there)[0], donors[there]], axis=1)
+    pairs, place = np.unique(pairs, axis=0, return_inverse=True)
+    found = np.empty((len(pairs), 2, 3), np.float32)
+    with progress("aligning donors", len(pairs), shown=is_first()) as bar:
+        for start in range(0, len(pairs), BATCH):
+            some = pairs[start : start + BATCH]
+            query, donor = np.resize(
+                some, (BATCH, 2)
+            ).T  # filled up, so that one program serves all
+            aligned = run(
                 bank.photo[bank.row_photo[donor]],
                 bank.cut(donor),
                 queries.cut(query),
                 queries.layout[queries.row_photo[query]],
             )
-            affine[r, k] = np.asarray(found)[: len(r)]
-            bar.update(len(r))
+            found[start : start + BATCH] = np.asarray(aligned)[: len(some)]
+            bar.update(len(some))
+    affine[there] = found[place]
     return affine

@@ -92,8 +92,9 @@ def invent_tasks(config: ConfigDict, store: Store, heldout: Store) -> dict[str, 
         weights = dict.fromkeys(COMPARED, 1.0)
         classes = 0 if config.features.weights else store.spec.labels.num_classes
         features = Features(vgg, classes, _init_features(vgg, classes), weights)
-        donors = _invent_donors(store, store, settings.bank.donors)
-        return features, donors, _invent_donors(heldout, store, settings.bank.donors)
+        size = settings.bank.donors, config.canvas.layers
+        donors = _invent_donors(store, store, size)
+        return features, donors, _invent_donors(heldout, store, size)
 
     return {
         stage: make_task(stage, config, settings, store, heldout, prepare) for stage in STAGES[1:]
@@ -106,13 +107,14 @@ def _init_features(config: VGGConfig, num_classes: int):
     return jax.jit(network.init)(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
 
 
-def _invent_donors(queries: Store, store: Store, count: int) -> DonorTable:
-    """For each row `count` rows of its class, never retrieved, moved a little."""
+def _invent_donors(queries: Store, store: Store, size: tuple[int, int]) -> DonorTable:
+    """For each row K x L rows of its class, never retrieved, moved a little."""
     rng = np.random.default_rng(0)
     rows = [np.flatnonzero(store.row_class == class_id) for class_id in queries.row_class]
-    some = [rng.choice(of_class, count) if of_class.size else (-1,) * count for of_class in rows]
-    affine = np.eye(2, 3) + rng.normal(0, MOST_MOVED, (len(some), count, 2, 3))
-    return DonorTable(np.array(some, int).reshape(-1, count), affine.astype(np.float32))
+    none = np.full(size, -1)
+    some = [rng.choice(of_class, size) if of_class.size else none for of_class in rows]
+    affine = np.eye(2, 3) + rng.normal(0, MOST_MOVED, (len(some), *size, 2, 3))
+    return DonorTable(np.array(some, int).reshape(-1, *size), affine.astype(np.float32))
 
 
 def _compile(stage: str, task: Task, config: TrainConfig) -> StageCost:

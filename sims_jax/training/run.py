@@ -150,13 +150,16 @@ class Run:
 
     def _find_donors(self, store: Store, heldout: Store, settings: Settings):
         """(donors of the bank's rows, of the held-out rows); found once, then read."""
-        bank, near = DiskBank(rows_to_device(store), store), settings.bank.near_frames
-        count = settings.bank.donors
+        bank, pipeline = DiskBank(rows_to_device(store), store), self.config.pipeline
+        options = {
+            "layers": self.config.canvas.layers,
+            "candidates": pipeline.candidates,
+            "light_weight": pipeline.light_weight,
+            "near_frames": settings.bank.near_frames,
+        }
         return (
-            find_donors(store, store, bank, candidates=count, near_frames=near),
-            find_donors(
-                heldout, store, bank, candidates=self.config.canvas.layers, near_frames=near
-            ),
+            find_donors(store, bank, donors=settings.bank.donors, **options),
+            find_donors(heldout, bank, donors=1, **options),
         )
 
     def _train(

@@ -4,7 +4,6 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from sims_jax.canvas.compose import CanvasConfig
 from sims_jax.canvas.simulate import SimulationConfig
 from sims_jax.config import OF_NOW, check_numbers, check_size, make, unknown_key
 from sims_jax.errors import InputError
@@ -99,12 +98,6 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.stages: found {unknown[0]!r}, expected some of {', '.join(STAGES)}"
         )
     bank = make(BankConfig, config.bank, "config.bank")
-    layers = make(CanvasConfig, config.canvas, "config.canvas").layers
-    if layers > bank.donors:
-        raise InputError(
-            f"config.canvas.layers: found {layers}, expected no more than config.bank.donors, "
-            f"{bank.donors}; change either"
-        )
     weights = {key: config.synthesis[key] for key in LOSS_KEYS}
     losses = make(LossConfig, weights, "config.synthesis")
     if losses.consistency_weight and config.features.weights:

@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from sims_jax.bank.choose import layer_places
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.canvas.compose import CanvasConfig
@@ -35,10 +34,13 @@ DRAWS = 4  # with these, simulated canvases of CamVid are as full as composed on
 
 @dataclasses.dataclass(frozen=True)
 class DonorTable:
-    """For each of a store's rows its K donors in the bank, best first, and their alignments."""
+    """For each of a store's rows its K donors in the bank, best first, and their alignments.
 
-    row: np.ndarray  # int32 [R, K], -1 where there is none
-    affine: np.ndarray  # float32 [R, K, 2, 3], to the donor's frame
+    Of each donor first itself, then those that fill what it leaves empty: L, of a canvas's layers.
+    """
+
+    row: np.ndarray  # int32 [R, K, L], -1 where there is none
+    affine: np.ndarray  # float32 [R, K, L, 2, 3], to the donor's frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +105,8 @@ class SynthesisTask:
     def example(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A photo, donors of its pieces, the first of each segment drawn, and another photo."""
         row = self.store.row_of[index]
-        slot = draw_donors(rng, (self.donors.row[row] >= 0).sum(axis=1))
-        layers = self.canvas.layers
-        example = photo_example(self.store, self.store, self.donors, index, slot, layers)
+        slot = draw_donors(rng, (self.donors.row[row, :, 0] >= 0).sum(axis=1))
+        example = photo_example(self.store, self.store, self.donors, index, slot)
         return example | {"lit_as": self.store.photo[rng.integers(self.count)]}
 
     def init(self, key):
@@ -221,8 +222,7 @@ class SynthesisTask:
 
     def _heldout_example(self, index: int):
         best = np.zeros(self.heldout.row_of.shape[1], dtype=int)
-        donors, layers = self.heldout_donors, self.canvas.layers
-        example = photo_example(self.heldout, self.store, donors, index, best, layers)
+        example = photo_example(self.heldout, self.store, self.heldout_donors, index, best)
         return example | {"lit_as": example["photo"]}
 
 
@@ -236,15 +236,13 @@ def draw_donors(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
 
 
 def photo_example(
-    queries: Store, bank: Store, table: DonorTable, index: int, slot: np.ndarray, layers: int
+    queries: Store, bank: Store, table: DonorTable, index: int, slot: np.ndarray
 ) -> dict[str, Any]:
-    """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K.
-
-    Then, for every further layer (K of them at most), the best donor that is not yet used.
-    """
+    """Photo `index` of `queries`, and for each of its N segments the donor in slot [N] of K."""
+    layers = table.row.shape[-1]
     row = np.tile(queries.row_of[index], layers)
-    slot = np.concatenate(layer_places(slot, layers))
-    donor = np.where(row >= 0, table.row[row, slot], -1)
+    place = row, np.tile(slot, layers), np.arange(layers).repeat(len(slot))
+    donor = np.where(row >= 0, table.row[place], -1)
     masks = (bank.cut(some).reshape(len(some), -1) for some in np.split(donor, layers))
     return {
         "photo": queries.photo[index],
@@ -256,7 +254,7 @@ def photo_example(
             mean=bank.row_color_mean[donor],
             cov=bank.row_color_cov[donor],
             mask=np.concatenate([pack_bits_numpy(some) for some in masks]),
-            affine=table.affine[row, slot],
+            affine=table.affine[place],
             found=donor >= 0,
         ),
     }

@@ -1,0 +1,141 @@
+"""Which candidates fill a segment: those that cover most of what is left empty.
+
+A segment's pieces are pasted in layers (`CanvasConfig`): where the chosen one leaves its component
+empty, the next shows. What the chosen one lacks the best others by overlap lack, too. So of all
+candidates that one comes next which has the highest
+
+    2 * share - weight * |light - chosen light|^2
+
+with the share of the component's cells that it covers where those before do not, and the light of
+its photo as in `choose.py`; and so on for each layer. All in integers, on the retrieval grid, so
+that every program and device chooses alike.
+
+Not in SIMS, which pastes one piece a segment.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Int, UInt32
+
+from sims_jax.bank.choose import OVERLAP_STEPS, light_cost
+from sims_jax.bank.pixels import locate
+from sims_jax.ops.bits import count_bits, pack_bits
+from sims_jax.ops.chunks import map_chunks
+from sims_jax.ops.resize import resize_labels
+from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos
+
+SEGMENTS_AT_ONCE = 8  # of a layout; those of which nothing was found are not looked at
+
+
+def candidate_cells(bank: Bank, row: Int[Array, "B N K"]) -> UInt32[Array, "B N K words"]:
+    """The cells of the retrieval grid that rows cover, packed; none of rows of -1.
+
+    Of a sharded bank devices exchange the cells of the winners.
+    """
+    spec, mesh = bank.rows.spec, bank.rows.mesh
+    if mesh is None:
+        return _read_cells(bank.photos, spec, row)
+
+    def read(photos: Photos, row: Int[Array, "B N K"]) -> UInt32[Array, "B N K words"]:
+        here = row // spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
+        return jax.lax.psum(
+            _read_cells(photos, spec, jnp.where(here, row, -1), mesh.size), BANK_AXIS
+        )
+
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
+    )(bank.photos, row)
+
+
+def _read_cells(
+    photos: Photos, spec: BankSpec, row: Int[Array, "B N K"], devices: int = 1
+) -> UInt32[Array, "B N K words"]:
+    pieces = locate(photos, spec, row, devices)
+    y, x = resize_labels(jnp.indices(spec.image_size, jnp.int32), spec.grid)
+
+    def read(place, component):
+        place, component = place[..., None, None], component[..., None, None]
+        cells = (photos.component[place, y, x] == component.astype(jnp.int16)) & (component >= 0)
+        return pack_bits(cells.reshape(*cells.shape[:-2], -1))
+
+    def read_all(one):
+        found = (one[1] >= 0).any(axis=-1)
+        return map_chunks(read, one, found, SEGMENTS_AT_ONCE)
+
+    return jax.lax.map(read_all, (pieces.place, pieces.component))
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "layers", "weight"))
+def prefer_filling(
+    matches: Matches,
+    cells: UInt32[Array, "B N K words"],
+    light: Int[Array, "P 3"],
+    grid: tuple[int, int],
+    layers: int,
+    weight: float,
+) -> Matches:
+    """Orders the candidates beside the chosen ones anew: first those that fill the layers.
+
+    Args:
+      matches: with the rows that are used already chosen; these keep their places.
+      cells: of `grid`, (h, w), that each candidate covers.
+      light: of the bank's photos.
+      layers: of a segment's pieces, the chosen one included.
+      weight: as in `prefer_alike`.
+    """
+    place = order_filling(
+        matches.segments.component, matches.row, matches.chosen, cells, light, grid, layers, weight
+    )
+    return matches.replace(
+        row=jnp.take_along_axis(matches.row, place, axis=-1),
+        score=jnp.take_along_axis(matches.score, place, axis=-1),
+    )
+
+
+def order_filling(
+    component: Int[Array, "B H W"],
+    row: Int[Array, "B N K"],
+    chosen: Int[Array, "B N"],
+    cells: UInt32[Array, "B N K words"],
+    light: Int[Array, "P 3"],
+    grid: tuple[int, int],
+    layers: int,
+    weight: float,
+) -> Int[Array, "B N K"]:
+    """The place of each candidate in the order of `prefer_filling`."""
+    component = resize_labels(component, grid)
+    number = jnp.arange(row.shape[1], dtype=component.dtype)
+    wanted = component[:, None] == number[:, None, None]
+    wanted = pack_bits(wanted.reshape(*wanted.shape[:2], -1))
+    own = light[jnp.where(row >= 0, row // row.shape[1], 0)]
+    cost = light_cost(own, jnp.take_along_axis(own, chosen[..., None, None], axis=-2), weight)
+    fill = jax.vmap(jax.vmap(functools.partial(_fill, layers)))
+    return fill(cells, row >= 0, cost, wanted, chosen)
+
+
+def _fill(
+    layers: int,
+    cells: UInt32[Array, "K words"],
+    there: Bool[Array, "K"],
+    cost: Int[Array, "K"],
+    wanted: UInt32[Array, "words"],
+    chosen: Int[Array, ""],
+) -> Int[Array, "K"]:
+    """For one segment, the place of each candidate in the new order."""
+    place = jnp.arange(len(cells), dtype=jnp.int32)
+    rank, left = place, there & (place != chosen)
+    area = jnp.maximum(count_bits(wanted), 1)
+    wanted &= ~cells[chosen]
+    for layer in range(1, layers):
+        value = 2 * OVERLAP_STEPS * count_bits(cells & wanted) // area - cost
+        best = jnp.argmax(jnp.where(left, value, jnp.iinfo(jnp.int32).min))  # of equals the first
+        wanted &= ~cells[best]
+        rank = jnp.where(left & (place == best), layer - layers, rank)
+        left &= place != best
+    others = jnp.argsort(jnp.where(place == chosen, len(cells), rank)).astype(jnp.int32)
+    after = jnp.where(place == chosen, chosen, jnp.roll(others, 1))
+    return jnp.where(place < chosen, others, after)
