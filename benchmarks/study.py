@@ -15,8 +15,8 @@ skipped, so that the same command goes on where it was killed, or adds variants 
     WORKDIR/study.json, study.md   the table, after each run; --json=FILE writes it to FILE, FILE.md
 
 Not switched by a config, and so not studied: the context term of the score (retrieval's contract),
-the stencils of simulated canvases, bands that end at half a segment's depth, and the terms of the
-perceptual loss on colour and chroma.
+the stencils of simulated canvases, which candidates fill a segment, bands that end at half a
+segment's depth, and the terms of the perceptual loss on colour and chroma.
 The ordering network has no say where segments are clipped to the layout (`canvas.adherence`
 "layout"), so it is removed where they are not.
 """
@@ -109,6 +109,7 @@ VARIANTS = {
     "no-smoothing": RAGGED,
     "no-segmentation": {"synthesis.segmentation_weight": 0.0},
     # The config with a part of another strength, or another part.
+    "two-sided": {"canvas.inner_sides": 2, "canvas.inner_share": 0.5},
     "all-transfer": {"simulation.transfer_share": 1.0, "simulation.transfer_least": 1.0},
     "silhouettes": OWN_SILHOUETTES,
     "silhouettes-no-ordering": OWN_SILHOUETTES | PRIOR_ORDER,

@@ -24,6 +24,7 @@ from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
 from sims_jax.config import CONFIG_FILE, save_config
 from sims_jax.errors import InputError
+from sims_jax.rng import example_keys
 from sims_jax.training.loop import train
 from sims_jax.training.run import STAGES, Run
 from sims_jax.training.termination import Terminated
@@ -111,6 +112,37 @@ def test_f_without_canvas_is_trained_once_and_needs_no_bank(finished, tmp_path):
     assert digest_params(crn.params.synthesis) != digest_params(model.params.synthesis)
     result = crn.synthesize(np.zeros((48, 64), np.uint8))
     assert not result.canvas_mask.any() and np.isfinite(result.photo).all()
+
+
+def test_f_without_canvas_learns_from_the_same_however_canvases_are_made(
+    finished, tmp_path, monkeypatch
+):
+    from sims_jax.evaluation import baselines
+
+    workdir, _ = finished
+    model, asked = sims_jax.load(workdir), []
+
+    def train_once(task, config, folder, learned_from, seed):
+        asked.append((task, learned_from))
+        return model.params.synthesis
+
+    monkeypatch.setattr(baselines, "train_once", train_once)
+    other = shutil.copytree(workdir, tmp_path / "other")
+    config = json.loads((other / CONFIG_FILE).read_text())
+    config["canvas"] |= {"layers": 1, "inner_share": 0.25}
+    (other / CONFIG_FILE).write_text(json.dumps(config))
+    for folder in (workdir, other):
+        baselines.train_without_canvas(folder, tmp_path, model)
+    (first, first_name), (second, second_name) = asked
+    assert first.canvas.layers != second.canvas.layers and first_name == second_name
+    learned = []
+    for task in (first, second):
+        example = task.example(0, np.random.default_rng(0))
+        batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
+        keys = example_keys(jax.random.key(0), jnp.int32(0), jnp.arange(1))
+        canvas, photo = jax.jit(task.simulate, static_argnums=2)(batch, keys, task.simulation)
+        learned.append((canvas, photo, batch["layout"]))
+    jax.tree.map(np.testing.assert_array_equal, *learned)
 
 
 def test_f_without_canvas_begins_with_what_f_began_with(finished, tmp_path, monkeypatch):

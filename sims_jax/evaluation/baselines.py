@@ -18,13 +18,17 @@ from sims_jax.model import Model
 from sims_jax.training.run import Run
 from sims_jax.training.settings import STAGES, read_settings
 
+# Parts of a config that change no network whose canvases are empty.
+NOT_LEARNED_FROM = ("canvas", "pipeline", "transformer", "ordering", "densifier")
+
 
 def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Model) -> Model:
     """A cascaded refinement network: f, trained as the workdir's was, on empty canvases alone.
 
     Args:
       workdir: of train.py, finished.
-      folder: where it is kept: a second call reads it.
+      folder: where it is kept: a second call reads it, and so do workdirs whose canvases are made
+        in another way.
 
     Returns:
       The model with these parameters, and with an empty bank.
@@ -35,7 +39,7 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     Source: Chen and Koltun, "Photographic Image Synthesis with Cascaded Refinement Networks", 2017.
     """
     config = load_config(workdir)
-    kept = config.to_dict()
+    kept = {part: value for part, value in config.to_dict().items() if part not in NOT_LEARNED_FROM}
     config.update(stages=STAGES, distributed=False)
     try:
         settings = read_settings(config)
