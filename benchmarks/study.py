@@ -44,7 +44,7 @@ from sims_jax.errors import InputError
 from sims_jax.evaluate import evaluate_parser
 from sims_jax.evaluation import BASELINES, protocol, report
 from sims_jax.evaluation.judge import train_judge
-from sims_jax.programs import keep_programs
+from sims_jax.programs import shorten_start
 from sims_jax.training.run import SPLITS, Run
 from sims_jax.training.settings import STAGES, read_settings
 
@@ -130,7 +130,7 @@ LEAST_SEEDS = 2  # one does not tell luck from merit
 def main() -> None:
     from absl import flags
 
-    keep_programs()
+    shorten_start()
     workdir = define_workdir("Folder for all runs, and the table; required.")
     names = flags.DEFINE_list("variants", list(VARIANTS), f"Some of {', '.join(VARIANTS)}.")
     seeds = flags.DEFINE_list("seeds", ["0", "1"], f"{LEAST_SEEDS} or more, each of a whole run.")

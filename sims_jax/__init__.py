@@ -15,6 +15,7 @@ _HOME = {
     "Source": "result",
     "load": "model",
     "choose": "pipeline",
+    "fill": "pipeline",
     "gather": "pipeline",
     "match": "pipeline",
     "render": "pipeline",

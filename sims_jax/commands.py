@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from sims_jax.atomic import check_writable
 from sims_jax.errors import InputError
-from sims_jax.programs import keep_programs
+from sims_jax.programs import shorten_start
 from sims_jax.training.termination import Terminated
 
 INPUT_ERROR_STATUS = 2
@@ -22,7 +22,7 @@ CHECKOUT_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 def train_command() -> None:
     """`train.py` and `sims-train`."""
-    keep_programs()
+    shorten_start()
     exit_with_one_line(_train_as_flags_say)
 
 

@@ -10,11 +10,11 @@ import argparse
 
 from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path
 from sims_jax.evaluation import MEDOID
-from sims_jax.programs import keep_programs
+from sims_jax.programs import shorten_start
 
 
 def main() -> None:
-    keep_programs()
+    shorten_start()
     arguments = evaluate_parser().parse_args()
     exit_with_one_line(lambda: _evaluate(arguments))
 

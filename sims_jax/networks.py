@@ -19,10 +19,11 @@ from sims_jax.nets.transformer import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """Static maxima and chunks of inference.
+    """How segments are chosen, and static maxima and chunks of inference.
 
     Args:
-      candidates: K, rows retrieved for each segment.
+      candidates: K, rows retrieved for each segment, one of which is used and some fill it; in
+        training, too.
       light_weight: how much it counts that their photos have one light (`sims_jax.bank.choose`), 0
         to 16. 0: each segment's best row is used, as in the paper.
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.

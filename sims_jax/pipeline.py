@@ -1,7 +1,7 @@
 """The whole of SIMS as one program: match, choose, gather, render.
 
     match(rows, layouts)                      components and retrieval            (bank/match.py)
-    choose(params, bank, matches)             one row a segment                  (bank/choose.py)
+    choose(params, bank, matches)             one row a segment          (bank/choose.py, fill)
     gather(bank, matches)                     the winners' pixels             (bank/pixels.py)
     render(params, layouts, matches, pixels)  transformation, order, canvas, photo
     synthesize(params, bank, layouts)         the four, jitted together
@@ -66,8 +66,7 @@ def choose(
 ) -> Matches:
     """Chooses every segment's row, by its overlap and by the light that all are to have.
 
-    And orders the other candidates by how well they fill what it leaves empty (`bank/cover.py`).
-    Not to be jitted where the photos are on disk.
+    And `fill`s what they leave empty. Not to be jitted where the photos are on disk.
 
     Args:
       params: the networks.     bank, matches: what the rows were found in, and what was found.
@@ -78,7 +77,16 @@ def choose(
     if weight:
         grid, wanted = bank.rows.spec.grid, None if reference is None else reference.mean
         matches = prefer_alike(matches, bank.light, grid, weight, wanted)
-    matches, layers = choose_candidate(matches, candidate), params.networks.canvas.layers
+    return fill(params, bank, choose_candidate(matches, candidate))
+
+
+def fill(params: Params, bank: Bank | DiskBank, matches: Matches) -> Matches:
+    """Orders the candidates beside the chosen ones by how well they fill what these leave empty.
+
+    To be called again after an edit of what `choose` has chosen (`bank/cover.py`).
+    """
+    networks = params.networks
+    layers, weight = networks.canvas.layers, networks.pipeline.light_weight
     if layers == 1:
         return matches
     on_disk = isinstance(bank, DiskBank)
@@ -212,7 +220,7 @@ def synthesize_from_disk(
 ) -> tuple[Synthesis, Matches]:
     """`synthesize` of a bank whose photos, or rows too, are on disk; not to be jitted.
 
-    Two programs, between which the host reads the winners' photos. Matches and pixels are the same
+    Programs between which the host reads what `DiskBank` says. Matches and pixels are the same
     to the last bit; what follows is compiled anew, and may differ by the rounding of float32.
 
     Raises:

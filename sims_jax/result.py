@@ -14,9 +14,9 @@ class Source:
     masks plus that of the contexts; `affine` [2, 3] leads from the segment's place in the photo to
     its place in the source photo, in pixels of the working size from the frame's centre, (x, y);
     `row_id` is photo * max_segments + component, photos counted in the order of their ids;
-    `order` counts from the farthest back; `layer` is 0 for a segment's own piece, 1 for the next
-    candidate's, which shows where that leaves the component empty, and so on. Where the bank had
-    nothing, `photo_id` and `row_id` are None and `affine` is the identity.
+    `order` counts from the farthest back; `layer` is 0 for a segment's own piece, 1 for the one
+    that shows where that leaves the component empty, and so on. Where the bank had nothing,
+    `photo_id` and `row_id` are None and `affine` is the identity.
     """
 
     class_name: str

@@ -10,7 +10,7 @@ import pathlib
 
 from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
 from sims_jax.errors import InputError
-from sims_jax.programs import keep_programs
+from sims_jax.programs import shorten_start
 from sims_jax.words import counted
 
 SHEET_FILE = "sheet.png"
@@ -22,7 +22,7 @@ NUM_NAMED = 3  # layouts of void alone
 
 def synthesize_command() -> None:
     """`synthesize.py` and `sims-synthesize`."""
-    keep_programs()
+    shorten_start()
     arguments = synthesize_parser().parse_args()
     exit_with_one_line(lambda: _synthesize(arguments))
 

@@ -113,7 +113,7 @@ class Matches:
     """For every segment of a batch of layouts, the bank's best rows. May be edited."""
 
     segments: Segments
-    row: Int[Array, "B N K"]  # best first, -1 where the class has no (further) row
+    row: Int[Array, "B N K"]  # as retrieved, best first; -1 where the class has no (further) row
     score: UInt32[Array, "B N K"]
     chosen: Int[Array, "B N"]  # which of the K is used
 

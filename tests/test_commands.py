@@ -105,6 +105,7 @@ def test_an_item_of_a_config_value(tmp_path):
         ("synthesis.net.remat", "no", "synthesis.net.remat: found 'no', expected bool"),
         ("bank.smoothing_frac", 0.3, "bank.smoothing_frac: found 0.3, expected 0 to 0.25"),
         ("canvas.layers", 0, "canvas.layers: found 0, expected at least 1"),
+        ("bank.donors", 4, "donors: found 4, expected no more than config.pipeline.candidates, 3"),
         ("pipeline.candidates", 1, "found 2, expected no more than config.pipeline.candidates, 1"),
         ("pipeline.light_weight", 17.0, "pipeline.light_weight: found 17.0, expected 0 to 16"),
     ],

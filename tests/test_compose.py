@@ -220,6 +220,21 @@ def test_an_inner_band_on_one_side_is_that_of_the_piece_that_begins_higher():
     assert (one[~car] < whole[~car]).any() and (both[car] < whole[car]).any()
 
 
+def test_an_inner_band_on_one_side_leaves_holes_alone_and_what_fills():
+    source = np.full(SIZE, -1, np.int32)
+    source[4:20, 4:16] = 0
+    source[4:20, 16:28] = 3  # fills segment 0 of three
+    canvas = Canvas(
+        rgb=jnp.ones((*SIZE, 3)) / 2,
+        mask=jnp.asarray(source >= 0, jnp.float32),
+        source=jnp.asarray(source),
+        layout=jnp.full(SIZE, SKY, jnp.uint8),
+    )
+    elided = elide(jax.random.key(0), canvas, config(inner_sides=1), SCENES)  # a band of 2 pixels
+    gone = np.argwhere(np.asarray(canvas.mask - elided.mask) > 0)
+    np.testing.assert_array_equal(gone, np.argwhere(np.indices(SIZE)[1] // 2 * (source == 0) == 7))
+
+
 def test_bands_leave_thin_segments_half_their_depth():
     source = np.zeros(SIZE, np.int32)
     source[:, 15:18] = 1  # three pixels wide: a depth of two

@@ -10,12 +10,13 @@ from test_choose import CANDIDATES, GRID, SEGMENTS, draw_light, draw_matches
 
 from sims_jax import pipeline
 from sims_jax.bank.choose import LIGHT_STEPS, choose_candidate
-from sims_jax.bank.cover import candidate_cells, prefer_filling
+from sims_jax.bank.cover import candidate_cells, order_filling, prefer_filling
 from sims_jax.bank.device import to_device
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.donors import find_donors
 from sims_jax.bank.pixels import used_rows
-from sims_jax.ops.bits import pack_bits_numpy
+from sims_jax.bank.store import open_bank
+from sims_jax.ops.bits import pack_bits, pack_bits_numpy
 from sims_jax.ops.resize import resize_labels
 
 HEIGHT, WIDTH = 2 * GRID[0], 2 * GRID[1]
@@ -36,7 +37,7 @@ def twin(row, chosen, covered, wanted, light, layers, weight):
     left = [k for k in range(CANDIDATES) if row[k] >= 0 and k != chosen]
     area, first = max(int(wanted.sum()), 1), []
     wanted = wanted & ~covered[chosen]
-    own = [light[max(r, 0) // SEGMENTS] if r >= 0 else light[0] for r in row]
+    own = [light[r // SEGMENTS] if r >= 0 else light[0] for r in row]
 
     def value(k):
         apart = sum((int(a) - int(b)) ** 2 for a, b in zip(own[k], own[chosen], strict=True))
@@ -72,6 +73,43 @@ def test_the_order_equals_a_slow_twin(layers, weight):
         moved += place != sorted(place)
     assert moved > 3
     np.testing.assert_array_equal(found.chosen, matches.chosen)
+    with jax.disable_jit():
+        eager = prefer_filling(matches, cells, light, GRID, layers, weight)
+    jax.tree.map(np.testing.assert_array_equal, eager, found)
+
+
+def fill_one(covered, row=None):
+    """Places in the order of one segment that is the whole frame, whose first row is chosen."""
+    rows = np.arange(len(covered)) if row is None else row
+    grid = covered[0].shape
+    place = order_filling(
+        jnp.zeros((1, *grid), jnp.int32),
+        jnp.asarray(rows, jnp.int32)[None, None],
+        jnp.zeros((1, 1), jnp.int32),
+        pack_bits(jnp.asarray(covered).reshape(1, 1, len(covered), -1)),
+        jnp.zeros((len(covered), 3), jnp.int32),
+        grid,
+        3,
+        0.0,
+    )
+    return place[0, 0].tolist()
+
+
+def test_of_equal_ones_the_first_fills():
+    covered = np.zeros((5, 4, 8), bool)
+    covered[1, 0, 0] = covered[2, :2] = covered[3, 2:] = covered[4, :2] = True
+    assert fill_one(covered) == [0, 2, 3, 1, 4]
+
+
+def test_nothing_that_was_found_fills_nothing():
+    covered = np.zeros((4, 4, 8), bool)
+    assert fill_one(covered, np.full(4, -1)) == [0, 1, 2, 3]
+
+
+def test_shares_of_the_largest_frames_do_not_overflow():
+    covered = np.zeros((4, 1024, 1024), bool)
+    covered[1, :200], covered[2, 300:], covered[3, :400] = True, True, True
+    assert fill_one(covered) == [0, 2, 3, 1]
 
 
 def test_cells_are_the_same_on_one_device_on_eight_and_on_disk(tiny_stores):
@@ -80,6 +118,7 @@ def test_cells_are_the_same_on_one_device_on_eight_and_on_disk(tiny_stores):
     one, eight = (to_device(store, jax.devices()[:count]) for count in (1, 8))
     matches = jax.device_get(jax.jit(lambda rows: pipeline.match(rows, layouts))(one.rows))
     row = np.concatenate([matches.row, np.full_like(matches.row[..., :1], -1)], axis=-1)
+    row[1] = -1  # of a layout nothing is found
     expected = np.zeros((*row.shape, *spec.grid), bool)
     for place in zip(*np.nonzero(row >= 0), strict=True):
         photo, component = divmod(int(row[place]), spec.max_segments)
@@ -89,7 +128,9 @@ def test_cells_are_the_same_on_one_device_on_eight_and_on_disk(tiny_stores):
     for bank in (one, eight):
         found = jax.jit(candidate_cells)(bank, jnp.asarray(row))
         np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(DiskBank(one.rows, store).cells(row), expected)
+    for images in ("memory", "disk"):
+        bank = DiskBank(one.rows, open_bank(store.folder, images=images))
+        np.testing.assert_array_equal(bank.cells(row), expected)
 
 
 def test_canvases_are_fuller_for_it(tiny_model, tiny_stores, monkeypatch):

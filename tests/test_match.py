@@ -17,6 +17,7 @@ from test_segments import LABELS, blocky_layouts, jitted_split, toy_spec, twin_s
 
 from sims_jax.bank import compare, search
 from sims_jax.bank.blocks import match_streamed, open_blocks
+from sims_jax.bank.cover import candidate_cells
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.grid import CONTEXT_FRAC
 from sims_jax.bank.match import match
@@ -269,7 +270,7 @@ def test_a_first_floor_rules_rows_out(crowd, monkeypatch, devices):
     assert max(floor.max() for floor in floors) > 0
 
 
-def test_devices_exchange_candidates_and_winners_alone(toy):
+def test_devices_exchange_candidates_their_cells_and_winners_alone(toy):
     """From the compiled program: bytes depend on K and the devices, not on the bank."""
     spec, photos, queries = toy
 
@@ -277,7 +278,8 @@ def test_devices_exchange_candidates_and_winners_alone(toy):
         bank = bank_of(np.tile(photos, (count, 1, 1)), spec, jax.devices()[:8])
 
         def run(bank, queries):
-            return gather(bank, match(bank.rows, queries, candidates=6))
+            matches = match(bank.rows, queries, candidates=6)
+            return gather(bank, matches), candidate_cells(bank, matches.row)
 
         text = jax.jit(run).lower(bank, queries).compile().as_text()
         pattern = r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\("
@@ -288,7 +290,8 @@ def test_devices_exchange_candidates_and_winners_alone(toy):
     segments = queries.shape[0] * spec.max_segments
     candidates = 2 * segments * 8 * 6 * 4  # scores and rows of all devices
     pixels = segments * math.prod(spec.image_size) * 4  # photo and mask, a byte each
-    assert sum(found) == candidates + pixels
+    cells = segments * 6 * math.ceil(math.prod(spec.grid) / 32) * 4  # a bit each
+    assert sum(found) == candidates + pixels + cells
     assert exchanged(4) == found
 
 

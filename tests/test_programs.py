@@ -9,7 +9,7 @@ import pytest
 
 ASK = "import sys; import sims_jax.synthesize_command; assert 'jax' not in sys.modules; "
 TELL = "import jax; print(jax.config.jax_compilation_cache_dir)"
-KEEP = "from sims_jax.programs import keep_programs; keep_programs(); "
+KEEP = "from sims_jax.programs import shorten_start; shorten_start(); "
 
 
 def folder_of(code: str, home: pathlib.Path, **variables: str) -> str:

@@ -48,7 +48,7 @@ def digests(config, name=AS_IS, seed=0):
         ("no-segmentation", {"synthesis"}),
         ("no-consistency", {"synthesis"}),
         ("no-texture", {"synthesis"}),
-        ("one-by-one", set()),
+        ("one-by-one", {"synthesis"}),
         ("no-transformer", {"transformer", "synthesis"}),
     ],
 )

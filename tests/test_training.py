@@ -130,6 +130,7 @@ def test_f_without_canvas_learns_from_the_same_however_canvases_are_made(
     other = shutil.copytree(workdir, tmp_path / "other")
     config = json.loads((other / CONFIG_FILE).read_text())
     config["canvas"] |= {"layers": 1, "inner_share": 0.25}
+    config["simulation"] = dict.fromkeys(config["simulation"], 0.5)
     (other / CONFIG_FILE).write_text(json.dumps(config))
     for folder in (workdir, other):
         baselines.train_without_canvas(folder, tmp_path, model)

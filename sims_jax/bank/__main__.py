@@ -4,7 +4,7 @@ import argparse
 import tempfile
 
 from sims_jax.commands import OneLineParser, exit_with_one_line, to_path
-from sims_jax.programs import keep_programs
+from sims_jax.programs import shorten_start
 from sims_jax.words import counted
 
 
@@ -93,7 +93,7 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Runs the command that the flags name."""
-    keep_programs()
+    shorten_start()
     arguments = bank_parser().parse_args()
     run = {"inspect": _inspect, "append": _append, "remove": _remove}[arguments.command]
     exit_with_one_line(lambda: run(arguments))

@@ -66,7 +66,7 @@ def choose_rows(matches: Matches, row: Int[Array, "B N"]) -> Matches:
 
 
 def layer_places(chosen: IntArray, layers: int) -> list[IntArray]:
-    """Which candidate each layer uses: the chosen one, then the best of the others."""
+    """Which candidate each layer uses: the chosen one, then the others in order."""
     return [chosen, *(i - (chosen >= i).astype(chosen.dtype) for i in range(1, layers))]
 
 

@@ -1,14 +1,14 @@
 """Which candidates fill a segment: those that cover most of what is left empty.
 
 A segment's pieces are pasted in layers (`CanvasConfig`): where the chosen one leaves its component
-empty, the next shows. What the chosen one lacks the best others by overlap lack, too. So of all
-candidates that one comes next which has the highest
+empty, the next shows. What the chosen one lacks, those that overlap best mostly lack, too. So of
+all candidates that one comes next which has the highest
 
     2 * share - weight * |light - chosen light|^2
 
 with the share of the component's cells that it covers where those before do not, and the light of
-its photo as in `choose.py`; and so on for each layer. All in integers, on the retrieval grid, so
-that every program and device chooses alike.
+its photo as in `choose.py`; and so on for each layer. Rows count where they stand, before they are
+aligned, and all in integers, on the retrieval grid, so that every program and device chooses alike.
 
 Not in SIMS, which pastes one piece a segment.
 """
@@ -22,18 +22,19 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from sims_jax.bank.choose import OVERLAP_STEPS, light_cost
 from sims_jax.bank.pixels import locate
-from sims_jax.ops.bits import count_bits, pack_bits
+from sims_jax.ops.bits import WORD_BITS, count_bits, pack_bits
 from sims_jax.ops.chunks import map_chunks
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos
 
-SEGMENTS_AT_ONCE = 8  # of a layout; those of which nothing was found are not looked at
+_SEGMENTS_AT_ONCE = 8  # of a layout; as many of which nothing was found are skipped
+_SHARE_BITS = 17  # of an area; with the steps of an overlap they stay below 2^31
 
 
 def candidate_cells(bank: Bank, row: Int[Array, "B N K"]) -> UInt32[Array, "B N K words"]:
     """The cells of the retrieval grid that rows cover, packed; none of rows of -1.
 
-    Of a sharded bank devices exchange the cells of the winners.
+    Of a sharded bank devices exchange the cells of all candidates, a bit each.
     """
     spec, mesh = bank.rows.spec, bank.rows.mesh
     if mesh is None:
@@ -64,7 +65,7 @@ def _read_cells(
 
     def read_all(one):
         found = (one[1] >= 0).any(axis=-1)
-        return map_chunks(read, one, found, SEGMENTS_AT_ONCE)
+        return map_chunks(read, one, found, _SEGMENTS_AT_ONCE)
 
     return jax.lax.map(read_all, (pieces.place, pieces.component))
 
@@ -113,11 +114,11 @@ def order_filling(
     wanted = pack_bits(wanted.reshape(*wanted.shape[:2], -1))
     own = light[jnp.where(row >= 0, row // row.shape[1], 0)]
     cost = light_cost(own, jnp.take_along_axis(own, chosen[..., None, None], axis=-2), weight)
-    fill = jax.vmap(jax.vmap(functools.partial(_fill, layers)))
-    return fill(cells, row >= 0, cost, wanted, chosen)
+    order = jax.vmap(jax.vmap(functools.partial(_order_one, layers)))
+    return order(cells, row >= 0, cost, wanted, chosen)
 
 
-def _fill(
+def _order_one(
     layers: int,
     cells: UInt32[Array, "K words"],
     there: Bool[Array, "K"],
@@ -128,10 +129,10 @@ def _fill(
     """For one segment, the place of each candidate in the new order."""
     place = jnp.arange(len(cells), dtype=jnp.int32)
     rank, left = place, there & (place != chosen)
-    area = jnp.maximum(count_bits(wanted), 1)
+    area = count_bits(wanted)
     wanted &= ~cells[chosen]
     for layer in range(1, layers):
-        value = 2 * OVERLAP_STEPS * count_bits(cells & wanted) // area - cost
+        value = 2 * _share(count_bits(cells & wanted), area) - cost
         best = jnp.argmax(jnp.where(left, value, jnp.iinfo(jnp.int32).min))  # of equals the first
         wanted &= ~cells[best]
         rank = jnp.where(left & (place == best), layer - layers, rank)
@@ -139,3 +140,10 @@ def _fill(
     others = jnp.argsort(jnp.where(place == chosen, len(cells), rank)).astype(jnp.int32)
     after = jnp.where(place == chosen, chosen, jnp.roll(others, 1))
     return jnp.where(place < chosen, others, after)
+
+
+def _share(count: Int[Array, "K"], area: Int[Array, ""]) -> Int[Array, "K"]:
+    """`count` of `area` cells, in steps of an overlap; large areas lose their last bits."""
+    bits = WORD_BITS - jax.lax.clz(area)
+    cut = jnp.maximum(bits - _SHARE_BITS, 0)
+    return OVERLAP_STEPS * (count >> cut) // jnp.maximum(area >> cut, 1)

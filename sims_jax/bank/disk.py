@@ -1,7 +1,8 @@
 """A bank that is larger than its devices: photos on disk, and rows, too, where it must be.
 
-Retrieval runs on the devices. The host reads the component maps of all candidates, and the photos
-of those that are used, each once; only these go to the devices.
+Retrieval runs on the devices. The host reads the photos of the rows that are used, each once, and,
+where canvases have layers, the component maps of each layout's candidates. Only these photos and
+the candidates' packed cells go to the devices.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from sims_jax.ops.bits import pack_bits_numpy
 from sims_jax.ops.resize import resize_labels
 from sims_jax.types import Matches, Photos, Rows
 
+_MAPS_AT_ONCE = 64  # read and brought to the grid
 _match = jax.jit(match, static_argnames="candidates")
 
 
@@ -52,9 +54,12 @@ class DiskBank:
             there = one >= 0
             photo, component = np.divmod(one[there], spec.max_segments)
             found, place = np.unique(photo, return_inverse=True)
-            maps = resize_labels(self.store.component[found], spec.grid)
+            small = np.empty((len(found), *spec.grid), np.int16)
+            for start in range(0, len(found), _MAPS_AT_ONCE):
+                some = slice(start, start + _MAPS_AT_ONCE)
+                small[some] = resize_labels(self.store.component[found[some]], spec.grid)
             mask = np.zeros((*one.shape, math.prod(spec.grid)), bool)
-            mask[there] = (maps[place] == component[:, None, None]).reshape(len(place), -1)
+            mask[there] = (small[place] == component[:, None, None]).reshape(-1, mask.shape[-1])
             cells.append(pack_bits_numpy(mask))
         return np.stack(cells)
 

@@ -51,8 +51,8 @@ def find_donors(
       bank: what they are matched against.
       donors: K.
       layers: L, of a canvas.
-      candidates, light_weight: among how many rows those that fill are found, and what their light
-        counts (`PipelineConfig`).
+      candidates, light_weight: among how many rows those that fill are found, K and L or more, and
+        what their light counts (`PipelineConfig`).
       near_frames: positions either way.
 
     Raises:
@@ -63,15 +63,15 @@ def find_donors(
             f"{queries.folder}: found a bank of another spec than {bank.store.folder}, expected "
             "the same labels, sizes and limits; build both from one config"
         )
-    options = {"donors": donors, "layers": layers, "near_frames": near_frames}
+    how = {"donors": donors, "layers": layers, "near_frames": near_frames}
     if layers > 1:
-        options |= {"candidates": candidates, "light_weight": light_weight}
-    path = _donor_folder(queries, bank.store, options)
+        how |= {"candidates": candidates, "light_weight": light_weight}
+    path = _donor_folder(queries, bank.store, how)
     if path.exists():
         arrays, _ = read_part(path)
         return arrays[_ARRAY]
-    rows = _search(queries, bank, **options)
-    write_part(path, {_ARRAY: rows}, options)
+    rows = _search(queries, bank, donors, layers, candidates, light_weight, near_frames)
+    write_part(path, {_ARRAY: rows}, how)
     return rows
 
 
@@ -96,31 +96,25 @@ def _frames(store: Store) -> list[tuple[str, int]]:
     return list(zip(store.videos, store.frames.tolist(), strict=True))
 
 
-def _donor_folder(queries: Store, rows_store: Store, options: dict[str, float]) -> pathlib.Path:
-    text = f"{queries.digest} {rows_store.digest} {json.dumps(options, sort_keys=True)}"
+def _donor_folder(queries: Store, rows_store: Store, how: dict[str, float]) -> pathlib.Path:
+    text = f"{queries.digest} {rows_store.digest} {json.dumps(how, sort_keys=True)}"
     return queries.folder / f"donors-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _search(
     queries: Store,
     bank: DiskBank,
-    *,
     donors: int,
     layers: int,
+    candidates: int,
+    light_weight: float,
     near_frames: int,
-    candidates: int = 1,
-    light_weight: float = 0.0,
 ) -> Int[np.ndarray, "R K L"]:
     """The components are known, so that nothing has to be split."""
     run = jax.jit(search, static_argnames="candidates")
     found = np.full((queries.row_photo.size, donors, layers), -1, np.int32)
-    limit, places = (
-        queries.spec.max_segments,
-        line_up(_frames(queries), _frames(bank.store), near_frames),
-    )
-    fill = functools.partial(
-        _fill, grid=queries.spec.grid, donors=donors, layers=layers, weight=light_weight
-    )
+    limit, grid = queries.spec.max_segments, queries.spec.grid
+    places = line_up(_frames(queries), _frames(bank.store), near_frames)
     with progress("donors: photos", len(queries.ids), shown=is_first()) as bar:
         for start in range(0, len(queries.ids), BATCH):
             # The last batch is filled up, so that one program serves all.
@@ -132,33 +126,36 @@ def _search(
                 queries.layout[some],
                 component,
                 queries.class_of(some),
-                candidates=max(donors, candidates),
+                candidates=donors if layers == 1 else candidates,
                 exclude=near,
-            ).row
+            )
+            row = np.asarray(best.row)
             if layers > 1:
-                best = fill(component, best, bank.cells(best), bank.light)
-            best = np.asarray(best).reshape(len(some), limit, donors, layers)
-            photo, number = np.divmod(best, limit)
-            best = np.where(photo >= 0, bank.store.row_of[photo, number], -1)
+                cells = bank.cells(row)
+                row = _add_filling(
+                    component, row, cells, bank.light, grid, donors, layers, light_weight
+                )
+            row = np.asarray(row).reshape(len(some), limit, donors, layers)
+            photo, number = np.divmod(row, limit)
+            row = np.where(photo >= 0, bank.store.row_of[photo, number], -1)
             mine = queries.row_of[some]
-            found[mine[mine >= 0]] = best[mine >= 0]
+            found[mine[mine >= 0]] = row[mine >= 0]
             bar.update(min(BATCH, len(queries.ids) - start))
     return found
 
 
 @functools.partial(jax.jit, static_argnames=("grid", "donors", "layers", "weight"))
-def _fill(
+def _add_filling(
     component: Int[Array, "B H W"],
     row: Int[Array, "B N K"],
     cells: UInt32[Array, "B N K words"],
     light: Int[Array, "P 3"],
-    *,
     grid: tuple[int, int],
     donors: int,
     layers: int,
     weight: float,
 ) -> Int[Array, "B N donors layers"]:
-    """For each of the first `donors` candidates it, and those that fill what it leaves empty."""
+    """Each of the first `donors` candidates, and after it those that fill what it leaves empty."""
 
     def each(index: int) -> Array:
         chosen = jnp.full(row.shape[:2], index, jnp.int32)

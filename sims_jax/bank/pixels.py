@@ -19,7 +19,7 @@ def used_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B J"]:
 def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
     """Reads the used rows' photos and cuts, J of each layout; rows of -1 give empty cuts.
 
-    `layers` of them a segment: the chosen one, then the best others (`CanvasConfig`).
+    `layers` of them a segment: the chosen one, then those that fill it (`CanvasConfig`).
     """
     return cut(locate_pieces(bank, matches, layers))
 

@@ -37,8 +37,10 @@ class CanvasConfig:
       adherence: "segment": they keep their own silhouettes and the layout follows them (the paper);
         "layout": each is clipped to its component and the layout stays as given.
       inner_band_frac: width of the inner band on a side of a boundary, over the frame's height.
-      inner_sides: 2: the inner band is on each side of a boundary (the paper); 1: on that of the
-        piece alone that begins higher in the frame, which mostly is what lies behind.
+      inner_sides: 2: the inner band is on each side of a boundary (the paper). 1: on that of the
+        lower piece number alone: between segments that of the one that begins higher in the frame,
+        which mostly lies behind; beside a piece that fills, that of a segment's own one; and none
+        beside empty places.
       inner_share: share of its pixels that is elided.
       outer_band_frac: width of the band on the ground around things, over the frame's height.
       outer_share: share of its pixels that is elided.

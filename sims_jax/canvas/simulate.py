@@ -3,7 +3,7 @@
 Every segment of a photo keeps its own pixels and takes the *shape* and the *light* of a donor, a
 segment of its class that retrieval found in another photo: the donor's mask, aligned as composition
 aligns it, is the stencil, and the donor's colour statistics are the target of the colour transfer.
-What it leaves empty is the next donor's, if the canvas has layers. Then the same elision as in
+What it leaves empty is another donor's, if the canvas has layers. Then the same elision as in
 composition. Some segments, and some whole canvases, are left empty, so that the network also learns
 to do without. Source: SIMS, Sec. 6.
 

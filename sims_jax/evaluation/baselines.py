@@ -19,7 +19,7 @@ from sims_jax.training.run import Run
 from sims_jax.training.settings import STAGES, read_settings
 
 # Parts of a config that change no network whose canvases are empty.
-NOT_LEARNED_FROM = ("canvas", "pipeline", "transformer", "ordering", "densifier")
+_NOT_LEARNED_FROM = ("canvas", "simulation", "pipeline", "transformer", "ordering", "densifier")
 
 
 def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Model) -> Model:
@@ -39,7 +39,9 @@ def train_without_canvas(workdir: pathlib.Path, folder: pathlib.Path, model: Mod
     Source: Chen and Koltun, "Photographic Image Synthesis with Cascaded Refinement Networks", 2017.
     """
     config = load_config(workdir)
-    kept = {part: value for part, value in config.to_dict().items() if part not in NOT_LEARNED_FROM}
+    kept = {
+        part: value for part, value in config.to_dict().items() if part not in _NOT_LEARNED_FROM
+    }
     config.update(stages=STAGES, distributed=False)
     try:
         settings = read_settings(config)

@@ -65,7 +65,12 @@ def find_bit(words: UInt32[Array, "*B"], rank: Int[Array, "*B"]) -> Int[Array, "
 
 
 @jax.jit  # traced once for all widths
-def _halve(words, rank, place, width):
+def _halve(
+    words: UInt32[Array, "*B"],
+    rank: Int[Array, "*B"],
+    place: Int[Array, "*B"],
+    width: Int[Array, ""],
+) -> tuple[UInt32[Array, "*B"], Int[Array, "*B"], Int[Array, "*B"]]:
     """Goes on to the upper half of words of 2 `width` bits where the lower has too few."""
     mask = (jnp.uint32(1) << width.astype(jnp.uint32)) - 1
     below = jax.lax.population_count(words & mask).astype(rank.dtype)

@@ -36,7 +36,8 @@ def align_donors(
 
     What was found is kept in `folder`, by the digests of all it depends on.
     """
-    content = f"{digest_params(params)} {queries.digest} {bank.digest} ".encode() + donors.tobytes()
+    digests = f"{digest_params(params)} {queries.digest} {bank.digest} {donors.shape} "
+    content = digests.encode() + donors.tobytes()
     kept = folder / hashlib.sha256(content).hexdigest()[:DIGITS]
     if not kept.exists():
         affine = _align_all(params, config, queries, bank, donors)
@@ -62,9 +63,8 @@ def _align_all(params, config: TransformerConfig, queries: Store, bank: Store, d
     with progress("aligning donors", len(pairs), shown=is_first()) as bar:
         for start in range(0, len(pairs), BATCH):
             some = pairs[start : start + BATCH]
-            query, donor = np.resize(
-                some, (BATCH, 2)
-            ).T  # filled up, so that one program serves all
+            # The last batch is filled up, so that one program serves all.
+            query, donor = np.resize(some, (BATCH, 2)).T
             aligned = run(
                 bank.photo[bank.row_photo[donor]],
                 bank.cut(donor),

@@ -40,7 +40,7 @@ class BankConfig:
       max_segments: of a layout.   min_area_frac: of the frame; smaller components are no segments.
       smoothing_frac: of the frame's height; how far ragged outlines between context classes are
         smoothed before a layout is split.
-      donors: K, kept for each row.
+      donors: K, kept for each row with those that fill what they leave empty.
       near_frames: positions in a video within which frames count as near-copies.
     """
 
@@ -105,7 +105,12 @@ def read_settings(config: ConfigDict) -> Settings:
             f"config.synthesis.consistency_weight: found {losses.consistency_weight}, expected 0 "
             "with config.features.weights: published weights cannot name classes; change either"
         )
-    make_networks(config, labels=None)  # for its errors, which depend on no label space
+    candidates = make_networks(config, labels=None).pipeline.candidates  # and for its errors
+    if bank.donors > candidates:
+        raise InputError(
+            f"config.bank.donors: found {bank.donors}, expected no more than "
+            f"config.pipeline.candidates, {candidates}; change either"
+        )
     disturbance = config.transformer.disturbance
     trunk = {"width_multiplier": config.features.width_multiplier}
     return Settings(

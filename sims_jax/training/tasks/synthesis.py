@@ -36,7 +36,7 @@ DRAWS = 4  # with these, simulated canvases of CamVid are as full as composed on
 class DonorTable:
     """For each of a store's rows its K donors in the bank, best first, and their alignments.
 
-    Of each donor first itself, then those that fill what it leaves empty: L, of a canvas's layers.
+    Along L, a canvas's layers: the donor, then the rows that fill what it leaves empty.
     """
 
     row: np.ndarray  # int32 [R, K, L], -1 where there is none
