@@ -46,6 +46,7 @@ from sims_jax.labels import SCENES, read_layout
 from sims_jax.model import Model, assemble
 from sims_jax.nets.layers import one_hot_layout
 from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
+from sims_jax.programs import shorten_start
 from sims_jax.training.dry_run import draw_store, invent_tasks
 from sims_jax.training.settings import STAGES, read_settings
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed, of a call that is short")
     arguments = parser.parse_args()
     sizes = {}
+    shorten_start()  # as synthesize.py does
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/programs")
         for size in (None,) if arguments.workdir else SIZES:
