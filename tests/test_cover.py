@@ -184,3 +184,25 @@ def test_donors_are_layered_as_composition_layers(tiny_stores):
         np.testing.assert_array_equal(donors[there, donor], expected[there])
         moved += (np.asarray(filled.row) != np.asarray(chosen.row)).sum()
     assert moved > 3
+
+
+def test_what_is_edited_is_filled_again(tiny_model, tiny_stores):
+    bank = to_device(tiny_stores[0], jax.devices()[:1])
+    networks = tiny_model.params.networks
+    pipe = dataclasses.replace(networks.pipeline, candidates=8, light_weight=0.0)
+    params = tiny_model.params.replace(networks=dataclasses.replace(networks, pipeline=pipe))
+    layouts = jnp.asarray(tiny_stores[1].layout)
+
+    @jax.jit
+    def both(bank):
+        matches = pipeline.match(bank.rows, layouts, candidates=8)
+        edited = choose_candidate(matches, 1)
+        return (
+            edited,
+            pipeline.fill(params, bank, edited),
+            pipeline.choose(params, bank, matches, 1),
+        )
+
+    edited, filled, expected = both(bank)
+    jax.tree.map(np.testing.assert_array_equal, filled, expected)
+    assert (np.asarray(filled.row) != np.asarray(edited.row)).any()
