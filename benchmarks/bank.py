@@ -39,7 +39,7 @@ from sims_jax.bank.blocks import BLOCK_PHOTOS, open_blocks
 from sims_jax.bank.build import build_bank_together
 from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.disk import DiskBank
-from sims_jax.bank.donors import find_donors
+from sims_jax.bank.donors import DonorConfig, find_donors
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path, to_size
@@ -194,8 +194,7 @@ def ask(bank: DiskBank, others: Store) -> tuple[float, np.ndarray]:
 def measure_donors(arguments: argparse.Namespace) -> dict[str, float]:
     bank, others = load(arguments), open_stored(arguments, OTHERS)
     began = time.perf_counter()
-    alone = {"layers": 1, "candidates": DONORS, "light_weight": 0.0}
-    find_donors(others, bank, donors=DONORS, near_frames=0, **alone)
+    find_donors(others, bank, DonorConfig(donors=DONORS, near_frames=0))
     rows_of_class = np.bincount(bank.store.row_class, minlength=SCENES.num_classes)
     seconds = time.perf_counter() - began
     return {

@@ -83,7 +83,7 @@ def choose(
 def fill(params: Params, bank: Bank | DiskBank, matches: Matches) -> Matches:
     """Orders the candidates beside the chosen ones by how well they fill what these leave empty.
 
-    To be called again after an edit of what `choose` has chosen (`bank/cover.py`).
+    The last step of `choose` (`bank/cover.py`). To be called after an edit of what `match` found.
     """
     networks = params.networks
     layers, weight = networks.canvas.layers, networks.pipeline.light_weight

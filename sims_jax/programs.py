@@ -12,12 +12,12 @@ import pathlib
 FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # read by JAX when it is imported
 _PLACE = "sims_jax/xla"  # in the user's folder of caches
 # New objects after which the interpreter looks for garbage. Tracing makes many, hardly any of which
-# point at each other in circles: with the default of 700 the search takes a fifth of its time.
+# point at each other in circles, but it looks for these much more often by default.
 _GARBAGE_AFTER = 20_000
 
 
 def shorten_start() -> None:
-    """Keeps programs, and traces them in four fifths of the time.
+    """Keeps programs, and traces them in less time.
 
     For commands, before they import JAX; the library leaves both choices to whoever imports it.
     Programs are kept in `~/.cache/sims_jax/xla`, or where JAX_COMPILATION_CACHE_DIR says. Where the

@@ -15,7 +15,7 @@ from sims_jax.bank.choose import prefer_alike
 from sims_jax.bank.cover import candidate_cells, prefer_filling
 from sims_jax.bank.device import to_device
 from sims_jax.bank.disk import DiskBank
-from sims_jax.bank.donors import find_donors
+from sims_jax.bank.donors import DonorConfig, find_donors
 from sims_jax.bank.pixels import as_pieces
 from sims_jax.bank.store import open_bank
 from sims_jax.canvas.compose import elide, frontmost, paste
@@ -57,15 +57,14 @@ def canvases(request, camvid_root, tmp_path_factory):
     on_device = to_device(store, jax.devices()[:1])
     composed, silhouettes = compose_without_transformer(on_device, heldout.layout, networks)
 
-    rows = find_donors(
-        heldout,
-        DiskBank(on_device.rows, store),
+    donors = DonorConfig(
         donors=config.bank.donors,
+        near_frames=0,
         layers=request.param,
         candidates=networks.pipeline.candidates,
         light_weight=networks.pipeline.light_weight,
-        near_frames=0,
     )
+    rows = find_donors(heldout, DiskBank(on_device.rows, store), donors)
     still = np.broadcast_to(np.asarray([[1, 0, 0], [0, 1, 0]], np.float32), (*rows.shape, 2, 3))
     rng = np.random.default_rng(0)
     whole = SimulationConfig(  # colours move; no segment is left out, no photo relit

@@ -258,11 +258,10 @@ def make_workdir(bank, photo, photo_id):
 
 def find_donors_of(queries, rows_store):
     from sims_jax.bank.disk import DiskBank
-    from sims_jax.bank.donors import find_donors
+    from sims_jax.bank.donors import DonorConfig, find_donors
 
     bank = DiskBank(device_bank(rows_store).rows, rows_store)
-    alone = {"layers": 1, "candidates": 2, "light_weight": 0.0}
-    return find_donors(queries, bank, donors=2, near_frames=0, **alone)
+    return find_donors(queries, bank, DonorConfig(donors=2, near_frames=0))
 
 
 def device_bank(store):

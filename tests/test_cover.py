@@ -13,7 +13,7 @@ from sims_jax.bank.choose import LIGHT_STEPS, choose_candidate
 from sims_jax.bank.cover import candidate_cells, order_filling, prefer_filling
 from sims_jax.bank.device import to_device
 from sims_jax.bank.disk import DiskBank
-from sims_jax.bank.donors import find_donors
+from sims_jax.bank.donors import DonorConfig, find_donors
 from sims_jax.bank.pixels import used_rows
 from sims_jax.bank.store import open_bank
 from sims_jax.ops.bits import pack_bits, pack_bits_numpy
@@ -158,15 +158,10 @@ def test_donors_are_layered_as_composition_layers(tiny_stores):
     """Of every donor that may be drawn, on the host's cells, as `choose` does on the device's."""
     store, heldout = tiny_stores
     bank, layers, candidates, weight = to_device(store, jax.devices()[:1]), 3, 8, 0.25
-    donors = find_donors(
-        heldout,
-        DiskBank(bank.rows, store),
-        donors=2,
-        layers=layers,
-        candidates=candidates,
-        light_weight=weight,
-        near_frames=0,
+    config = DonorConfig(
+        donors=2, near_frames=0, layers=layers, candidates=candidates, light_weight=weight
     )
+    donors = find_donors(heldout, DiskBank(bank.rows, store), config)
     assert donors.shape == (len(heldout.row_photo), 2, layers)
     find = jax.jit(pipeline.match, static_argnames="candidates")
     instances = heldout.instances.astype(np.int32)

@@ -27,7 +27,7 @@ from sims_jax.bank.description import (
 )
 from sims_jax.bank.device import empty_bank, to_device
 from sims_jax.bank.disk import DiskBank
-from sims_jax.bank.donors import find_donors, line_up
+from sims_jax.bank.donors import DonorConfig, find_donors, line_up
 from sims_jax.bank.parts import read_part, write_part
 from sims_jax.bank.store import OnDisk, open_bank
 from sims_jax.errors import InputError
@@ -494,9 +494,7 @@ def test_near_photos_counts_positions_of_the_sorted_video():
 
 def nearest(queries, rows_store, bank, **options):
     """Donors of canvases with one layer."""
-    bank = DiskBank(bank.rows, rows_store)
-    alone = {"layers": 1, "candidates": 1, "light_weight": 0.0}
-    donors = find_donors(queries, bank, **alone, **options)
+    donors = find_donors(queries, DiskBank(bank.rows, rows_store), DonorConfig(**options))
     assert donors.shape == (queries.row_photo.size, options["donors"], 1)
     return donors[..., 0]
 

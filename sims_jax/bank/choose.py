@@ -91,6 +91,11 @@ def prefer_alike(
     wanted = None if reference is None else to_steps(reference)
     order = functools.partial(_order_alike, light, grid, weight, wanted)
     place = jax.vmap(order)(matches.row, matches.score, matches.segments.area_px)
+    return in_order(matches, place)
+
+
+def in_order(matches: Matches, place: Int[Array, "B N K"]) -> Matches:
+    """The candidates of each segment in another order: the places that they come from."""
     return matches.replace(
         row=jnp.take_along_axis(matches.row, place, axis=-1),
         score=jnp.take_along_axis(matches.score, place, axis=-1),

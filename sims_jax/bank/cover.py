@@ -17,15 +17,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int, UInt32
 
-from sims_jax.bank.choose import OVERLAP_STEPS, light_cost
-from sims_jax.bank.pixels import locate
+from sims_jax.bank.choose import OVERLAP_STEPS, in_order, light_cost
+from sims_jax.bank.pixels import read_rows
 from sims_jax.ops.bits import WORD_BITS, count_bits, pack_bits
 from sims_jax.ops.chunks import map_chunks
 from sims_jax.ops.resize import resize_labels
-from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos
+from sims_jax.types import Bank, BankSpec, Matches, Pieces
 
 _SEGMENTS_AT_ONCE = 8  # of a layout; as many of which nothing was found are skipped
 _SHARE_BITS = 17  # of an area; with the steps of an overlap they stay below 2^31
@@ -36,31 +35,18 @@ def candidate_cells(bank: Bank, row: Int[Array, "B N K"]) -> UInt32[Array, "B N 
 
     Of a sharded bank devices exchange the cells of all candidates, a bit each.
     """
-    spec, mesh = bank.rows.spec, bank.rows.mesh
-    if mesh is None:
-        return _read_cells(bank.photos, spec, row)
-
-    def read(photos: Photos, row: Int[Array, "B N K"]) -> UInt32[Array, "B N K words"]:
-        here = row // spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
-        return jax.lax.psum(
-            _read_cells(photos, spec, jnp.where(here, row, -1), mesh.size), BANK_AXIS
-        )
-
-    everywhere = PartitionSpec()
-    return jax.shard_map(
-        read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
-    )(bank.photos, row)
+    spec = bank.rows.spec
+    return read_rows(bank, row, functools.partial(_read_cells, spec))
 
 
-def _read_cells(
-    photos: Photos, spec: BankSpec, row: Int[Array, "B N K"], devices: int = 1
-) -> UInt32[Array, "B N K words"]:
-    pieces = locate(photos, spec, row, devices)
+def _read_cells(spec: BankSpec, pieces: Pieces) -> UInt32[Array, "B N K words"]:
     y, x = resize_labels(jnp.indices(spec.image_size, jnp.int32), spec.grid)
 
     def read(place, component):
         place, component = place[..., None, None], component[..., None, None]
-        cells = (photos.component[place, y, x] == component.astype(jnp.int16)) & (component >= 0)
+        cells = (pieces.photos.component[place, y, x] == component.astype(jnp.int16)) & (
+            component >= 0
+        )
         return pack_bits(cells.reshape(*cells.shape[:-2], -1))
 
     def read_all(one):
@@ -91,10 +77,7 @@ def prefer_filling(
     place = order_filling(
         matches.segments.component, matches.row, matches.chosen, cells, light, grid, layers, weight
     )
-    return matches.replace(
-        row=jnp.take_along_axis(matches.row, place, axis=-1),
-        score=jnp.take_along_axis(matches.score, place, axis=-1),
-    )
+    return in_order(matches, place)
 
 
 def order_filling(

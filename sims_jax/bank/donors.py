@@ -6,6 +6,7 @@ Source: SIMS, Sec. 5 (stencilling, colour transfer). Differs: the nearest rows b
 score instead of the best of 100 random photos.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -30,16 +31,26 @@ _ARRAY = "row"
 BATCH = 16  # photos searched for at once
 
 
-def find_donors(
-    queries: Store,
-    bank: DiskBank,
-    *,
-    donors: int,
-    layers: int,
-    candidates: int,
-    light_weight: float,
-    near_frames: int,
-) -> Int[np.ndarray, "R K L"]:
+@dataclasses.dataclass(frozen=True)
+class DonorConfig:
+    """Which rows are donors.
+
+    Args:
+      donors: K, of each row, best first.
+      near_frames: positions in a video within which frames are too near.
+      layers: L, of a canvas: each donor, and the rows that fill what it leaves empty.
+      candidates: among how many rows these are found, K and L or more.
+      light_weight: what their light counts (`PipelineConfig`).
+    """
+
+    donors: int
+    near_frames: int
+    layers: int = 1
+    candidates: int = 1
+    light_weight: float = 0.0
+
+
+def find_donors(queries: Store, bank: DiskBank, config: DonorConfig) -> Int[np.ndarray, "R K L"]:
     """For every row of `queries` the best K rows of the bank, best first; -1 where there is none.
 
     And for each of these the L - 1 rows that fill what it leaves empty, chosen as composition
@@ -49,11 +60,6 @@ def find_donors(
     Args:
       queries: whose segments to match.
       bank: what they are matched against.
-      donors: K.
-      layers: L, of a canvas.
-      candidates, light_weight: among how many rows those that fill are found, K and L or more, and
-        what their light counts (`PipelineConfig`).
-      near_frames: positions either way.
 
     Raises:
       InputError: the two banks differ in spec, or a kept file is damaged.
@@ -63,15 +69,12 @@ def find_donors(
             f"{queries.folder}: found a bank of another spec than {bank.store.folder}, expected "
             "the same labels, sizes and limits; build both from one config"
         )
-    how = {"donors": donors, "layers": layers, "near_frames": near_frames}
-    if layers > 1:
-        how |= {"candidates": candidates, "light_weight": light_weight}
-    path = _donor_folder(queries, bank.store, how)
+    path = _donor_folder(queries, bank.store, config)
     if path.exists():
         arrays, _ = read_part(path)
         return arrays[_ARRAY]
-    rows = _search(queries, bank, donors, layers, candidates, light_weight, near_frames)
-    write_part(path, {_ARRAY: rows}, how)
+    rows = _search(queries, bank, config)
+    write_part(path, {_ARRAY: rows}, dataclasses.asdict(config))
     return rows
 
 
@@ -96,46 +99,37 @@ def _frames(store: Store) -> list[tuple[str, int]]:
     return list(zip(store.videos, store.frames.tolist(), strict=True))
 
 
-def _donor_folder(queries: Store, rows_store: Store, how: dict[str, float]) -> pathlib.Path:
-    text = f"{queries.digest} {rows_store.digest} {json.dumps(how, sort_keys=True)}"
-    return queries.folder / f"donors-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+def _donor_folder(queries: Store, rows_store: Store, config: DonorConfig) -> pathlib.Path:
+    how = json.dumps(dataclasses.asdict(config))
+    digest = hashlib.sha256(f"{queries.digest} {rows_store.digest} {how}".encode()).hexdigest()
+    return queries.folder / f"donors-{digest[:16]}"
 
 
-def _search(
-    queries: Store,
-    bank: DiskBank,
-    donors: int,
-    layers: int,
-    candidates: int,
-    light_weight: float,
-    near_frames: int,
-) -> Int[np.ndarray, "R K L"]:
+def _search(queries: Store, bank: DiskBank, config: DonorConfig) -> Int[np.ndarray, "R K L"]:
     """The components are known, so that nothing has to be split."""
     run = jax.jit(search, static_argnames="candidates")
-    found = np.full((queries.row_photo.size, donors, layers), -1, np.int32)
-    limit, grid = queries.spec.max_segments, queries.spec.grid
-    places = line_up(_frames(queries), _frames(bank.store), near_frames)
+    found = np.full((queries.row_photo.size, config.donors, config.layers), -1, np.int32)
+    limit, fills = queries.spec.max_segments, config.layers > 1
+    places = line_up(_frames(queries), _frames(bank.store), config.near_frames)
     with progress("donors: photos", len(queries.ids), shown=is_first()) as bar:
         for start in range(0, len(queries.ids), BATCH):
             # The last batch is filled up, so that one program serves all.
             some = np.arange(start, start + BATCH).clip(max=len(queries.ids) - 1)
-            near = np.abs(places[0][some, None] - places[1]) <= near_frames
+            near = np.abs(places[0][some, None] - places[1]) <= config.near_frames
             component = queries.component[some].astype(np.int32)
             best = run(
                 bank.rows,
                 queries.layout[some],
                 component,
                 queries.class_of(some),
-                candidates=donors if layers == 1 else candidates,
+                candidates=config.candidates if fills else config.donors,
                 exclude=near,
             )
             row = np.asarray(best.row)
-            if layers > 1:
+            if fills:
                 cells = bank.cells(row)
-                row = _add_filling(
-                    component, row, cells, bank.light, grid, donors, layers, light_weight
-                )
-            row = np.asarray(row).reshape(len(some), limit, donors, layers)
+                row = _add_filling(component, row, cells, bank.light, queries.spec.grid, config)
+            row = np.asarray(row).reshape(len(some), limit, config.donors, config.layers)
             photo, number = np.divmod(row, limit)
             row = np.where(photo >= 0, bank.store.row_of[photo, number], -1)
             mine = queries.row_of[some]
@@ -144,18 +138,17 @@ def _search(
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "donors", "layers", "weight"))
+@functools.partial(jax.jit, static_argnames=("grid", "config"))
 def _add_filling(
     component: Int[Array, "B H W"],
     row: Int[Array, "B N K"],
     cells: UInt32[Array, "B N K words"],
     light: Int[Array, "P 3"],
     grid: tuple[int, int],
-    donors: int,
-    layers: int,
-    weight: float,
+    config: DonorConfig,
 ) -> Int[Array, "B N donors layers"]:
-    """Each of the first `donors` candidates, and after it those that fill what it leaves empty."""
+    """Each of the first candidates, and after it those that fill what it leaves empty."""
+    layers, weight = config.layers, config.light_weight
 
     def each(index: int) -> Array:
         chosen = jnp.full(row.shape[:2], index, jnp.int32)
@@ -163,4 +156,4 @@ def _add_filling(
         used = jnp.stack(layer_places(chosen, layers), axis=-1)
         return jnp.take_along_axis(row, jnp.take_along_axis(place, used, axis=-1), axis=-1)
 
-    return jnp.stack([each(index) for index in range(donors)], axis=2)
+    return jnp.stack([each(index) for index in range(config.donors)], axis=2)

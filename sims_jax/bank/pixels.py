@@ -1,5 +1,8 @@
 """The winners' pixels: of each piece of a canvas the photo its row is cut from, and the cut."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -27,25 +30,38 @@ def gather(bank: Bank, matches: Matches, layers: int = 1) -> Pixels:
 def locate_pieces(bank: Bank, matches: Matches, layers: int = 1) -> Pieces:
     """The pieces of canvases, as `gather`, without a copy of the bank's photos.
 
-    Of a sharded bank each device reads the winners it has, and their sum is everyone's: what
-    devices exchange are the winners' pixels alone.
+    Of a sharded bank they are copied: what devices exchange are the winners' pixels alone.
     """
     row = used_rows(matches, layers)
+    if bank.rows.mesh is None:
+        return locate(bank.photos, bank.rows.spec, row)
+
+    def read(pieces: Pieces) -> tuple[Array, Array]:
+        own = cut(pieces)
+        return own.photo, own.mask.astype(jnp.uint8)
+
+    photo, mask = read_rows(bank, row, read)
+    return as_pieces(Pixels(photo=photo, mask=mask.astype(bool)))
+
+
+def read_rows(bank: Bank, row: Int[Array, "*B J"], read: Callable[[Pieces], Any]) -> Any:
+    """What `read` makes of the pieces of rows: numbers, and zeros of pieces that are nothing.
+
+    Of a sharded bank each device reads the rows it has, and their sum is everyone's.
+    """
     spec, mesh = bank.rows.spec, bank.rows.mesh
     if mesh is None:
-        return locate(bank.photos, spec, row)
+        return read(locate(bank.photos, spec, row))
 
-    def read(photos: Photos, row: Int[Array, "B J"]) -> Pixels:
+    def read_own(photos: Photos, row: Int[Array, "*B J"]) -> Any:
         here = row // spec.max_segments % mesh.size == jax.lax.axis_index(BANK_AXIS)
-        own = cut(locate(photos, spec, jnp.where(here, row, -1), mesh.size))
-        photo, mask = jax.lax.psum((own.photo, own.mask.astype(jnp.uint8)), BANK_AXIS)
-        return Pixels(photo=photo, mask=mask.astype(bool))
+        own = read(locate(photos, spec, jnp.where(here, row, -1), mesh.size))
+        return jax.lax.psum(own, BANK_AXIS)
 
     everywhere = PartitionSpec()
-    pixels = jax.shard_map(
-        read, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
+    return jax.shard_map(
+        read_own, mesh=mesh, in_specs=(PartitionSpec(BANK_AXIS), everywhere), out_specs=everywhere
     )(bank.photos, row)
-    return as_pieces(pixels)
 
 
 def locate(photos: Photos, spec: BankSpec, row: Int[Array, "*B J"], devices: int = 1) -> Pieces:

@@ -26,7 +26,7 @@ from sims_jax.bank.build import build_bank_together
 from sims_jax.bank.description import read_description
 from sims_jax.bank.device import rows_to_device
 from sims_jax.bank.disk import DiskBank
-from sims_jax.bank.donors import find_donors
+from sims_jax.bank.donors import DonorConfig, find_donors
 from sims_jax.bank.store import Store, open_bank
 from sims_jax.checkpoints import DONE_FILE, digest_params, read_done, restore_finished, saved_steps
 from sims_jax.config import save_config
@@ -151,16 +151,15 @@ class Run:
     def _find_donors(self, store: Store, heldout: Store, settings: Settings):
         """(donors of the bank's rows, of the held-out rows); found once, then read."""
         bank, pipeline = DiskBank(rows_to_device(store), store), self.config.pipeline
-        options = {
-            "layers": self.config.canvas.layers,
-            "candidates": pipeline.candidates,
-            "light_weight": pipeline.light_weight,
-            "near_frames": settings.bank.near_frames,
-        }
-        return (
-            find_donors(store, bank, donors=settings.bank.donors, **options),
-            find_donors(heldout, bank, donors=1, **options),
+        config = DonorConfig(
+            donors=settings.bank.donors,
+            near_frames=settings.bank.near_frames,
+            layers=self.config.canvas.layers,
+            candidates=pipeline.candidates,
+            light_weight=pipeline.light_weight,
         )
+        best = dataclasses.replace(config, donors=1)
+        return find_donors(store, bank, config), find_donors(heldout, bank, best)
 
     def _train(
         self, stage: str, settings: Settings, writer: MetricsWriter, smaller: Any | None
