@@ -61,6 +61,7 @@ WIDE_BANDS = {
 LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least": 1.0}
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
+WHOLE_ROWS = {"pipeline.max_aspect": 0.0}
 ONE_LAYER = {"canvas.layers": 1}
 RAGGED = {"bank.smoothing_frac": 0.0}
 INCONSISTENT = {"synthesis.consistency_weight": 0.0}
@@ -79,6 +80,7 @@ PAPER = {
     "elision": WIDE_BANDS,
     "transfer": LITTLE_TRANSFER,
     "relight": ONE_LIGHT,
+    "cut": WHOLE_ROWS,
     "together": ONE_BY_ONE,
     "layers": ONE_LAYER,
     "consistency": INCONSISTENT,
@@ -102,6 +104,7 @@ VARIANTS = {
     "no-transfer": {"simulation.transfer_share": 0.0},
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
     "no-relight": ONE_LIGHT,
+    "no-cut": WHOLE_ROWS,
     "one-by-one": ONE_BY_ONE,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
@@ -119,7 +122,13 @@ VARIANTS = {
 # A part that is not named here is thought to be read by every stage.
 STAGES_READ = {"bank": (), "synthesis": ("bank", "features", "transformer")}
 F_ALONE_READS = ("canvas", "simulation", "pipeline")
-NO_STAGE_READS = ("stages", "pipeline.max_pairs", "pipeline.chunk", "canvas.adherence")
+NO_STAGE_READS = (
+    "stages",
+    "pipeline.max_aspect",
+    "pipeline.max_pairs",
+    "pipeline.chunk",
+    "canvas.adherence",
+)
 STAGE_FOLDERS = {"bank": tuple(SPLITS)}
 ALIGNED = "aligned"  # donors, by the digest of what they are of
 NAME_DIGITS = 16  # of the SHA-256 in a name

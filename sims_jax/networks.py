@@ -19,7 +19,7 @@ from sims_jax.nets.transformer import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """How segments are chosen, and static maxima and chunks of inference.
+    """How segments are cut and chosen, and static maxima and chunks of inference.
 
     Args:
       candidates: K, rows retrieved for each segment, one of which is used and some fill it; in
@@ -29,15 +29,19 @@ class PipelineConfig:
       max_pairs: M, overlapping pairs the ordering network is asked about; the largest overlaps win.
         0: it is not asked, and the prior orders all.
       chunk: segments, or pairs, that a network sees at once; empty chunks cost nothing.
+      max_aspect: of one thing; wider ones without an instance id, cars in a row, are cut before
+        retrieval (`sims_jax.bank.segments`). 0: none is, as in the paper and in workdirs whose
+        config does not say.
     """
 
     candidates: int
     light_weight: float
     max_pairs: int
     chunk: int
+    max_aspect: float = 0.0
 
     def __post_init__(self):
-        check_numbers(self, candidates=1, max_pairs=0, chunk=1)
+        check_numbers(self, candidates=1, max_pairs=0, chunk=1, max_aspect=0)
         check_numbers(self, most=MOST_WEIGHT, light_weight=0)
 
 

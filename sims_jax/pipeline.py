@@ -201,6 +201,7 @@ def synthesize(
         candidates=params.networks.pipeline.candidates,
         exclude=exclude,
         instances=instances,
+        max_aspect=params.networks.pipeline.max_aspect,
     )
     matches = choose(params, bank, matches, candidate, reference)
     pieces = locate_pieces(bank, matches, params.networks.canvas.layers)
@@ -226,8 +227,13 @@ def synthesize_from_disk(
     Raises:
       InputError: a file of the bank is missing or damaged; the message names it.
     """
-    candidates = params.networks.pipeline.candidates
-    matches = bank.match(layouts, candidates=candidates, exclude=exclude, instances=instances)
+    matches = bank.match(
+        layouts,
+        candidates=params.networks.pipeline.candidates,
+        exclude=exclude,
+        instances=instances,
+        max_aspect=params.networks.pipeline.max_aspect,
+    )
     matches = jax.device_get(choose(params, bank, matches, candidate, reference))
     photos, row = bank.fetch(np.asarray(used_rows(matches, params.networks.canvas.layers)))
     spec = bank.store.spec

@@ -115,7 +115,9 @@ def tiny_config():
         config.bank.update(
             image_size=(48, 64), grid=(24, 32), max_segments=16, min_area_frac=0.004, donors=2
         )
-        config.pipeline.update(candidates=3, light_weight=1.0, max_pairs=16, chunk=8)
+        config.pipeline.update(
+            candidates=3, light_weight=1.0, max_pairs=16, chunk=8, max_aspect=1.5
+        )
         config.canvas.layers = 2
         config.simulation.relight_share = 0.5
         config.synthesis.texture_weight = 0.5

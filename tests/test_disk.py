@@ -91,7 +91,8 @@ def models(tiny_model, tiny_stores, tiny_config):
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["photos", "rows"])
 def test_photos_of_a_bank_on_disk_are_the_same(tiny_model, tiny_stores, models, kind):
-    model, layout = models[kind], tiny_stores[1].layout[0]
+    model, layout = models[kind], np.array(tiny_stores[1].layout[0])
+    layout[20:40, 4:60] = model.labels.classes.index("car")  # a row, which is cut
     assert isinstance(model.bank, DiskBank)
     others = {"candidate": 1, "exclude": model.photo_ids[:2], "adherence": "segment"}
     for options in ({}, others | {"reference": tiny_stores[1].photo[1]}):
@@ -100,6 +101,7 @@ def test_photos_of_a_bank_on_disk_are_the_same(tiny_model, tiny_stores, models, 
         np.testing.assert_array_equal(one.canvas_mask, other.canvas_mask)
         sources = [[(s.row_id, s.photo_id, s.score) for s in r.segments] for r in (one, other)]
         assert sources[0] == sources[1]
+        assert sum(s.class_name == "car" for s in other.segments) > 1
     assert model.without_bank().synthesize(layout).segments[0].row_id is None
 
 

@@ -299,18 +299,23 @@ def test_candidates_are_sampled_by_key(tiny_model, layouts):
     assert (first < np.maximum(np.minimum(found, 3), 1)).all() and len(np.unique(first)) == 3
 
 
-def test_instances_cut_segments(tiny_model):
+def test_instances_cut_segments_and_so_do_rows_of_things(tiny_model):
     car = tiny_model.labels.classes.index("car")
     layout = np.zeros((48, 64), np.uint8)
     layout[20:40, 10:50] = car
-    instances = np.zeros((48, 64), np.int32)
-    instances[20:40, 10:30], instances[20:40, 30:50] = 1, 2
-    cars = [
+    one, two = (layout == car).astype(np.int32), np.zeros((48, 64), np.int32)
+    two[20:40, 10:25], two[20:40, 25:50] = 1, 2
+    found = [
         [s for s in tiny_model.synthesize(layout, instances=i).segments if s.class_name == "car"]
-        for i in (None, instances)
+        for i in (one, two, None)
     ]
-    assert [len(found) for found in cars] == [1, 2]
-    assert cars[1][0].row_id != cars[1][1].row_id
+    assert [[(s.box[1], s.box[3]) for s in some] for some in found] == [
+        [(10, 50)],
+        [(10, 25), (25, 50)],
+        [(10, 30), (30, 50)],  # wider than config.pipeline.max_aspect
+    ]
+    assert all(s.photo_id for some in found for s in some)
+    assert found[1][0].row_id != found[1][1].row_id
 
 
 def test_coarse_layouts_become_dense(tiny_model, tiny_stores):

@@ -22,7 +22,7 @@ LABELS = LabelSpace(
     context=("tree",),
 )
 EIGHT = np.ones((3, 3), int)
-jitted_split = jax.jit(split_layout, static_argnames="spec")
+jitted_split = jax.jit(split_layout, static_argnames=("spec", "max_aspect"))
 
 
 def toy_spec(size=(24, 32), grid=(12, 16), max_segments=16, min_area_frac=0.004, smoothing=0.0):
@@ -150,3 +150,112 @@ def test_void_layout_has_no_segments():
     segments = jitted_split(np.full((1, 24, 32), VOID, np.uint8), spec=toy_spec())
     assert not np.asarray(segments.valid).any()
     assert (np.asarray(segments.component) == -1).all()
+
+
+def twin_cut(layout, spec, instance, max_aspect):
+    """`twin_split` of the same layout, its wide things cut: component, class_id."""
+    component, class_id, area, box, left_out = twin_split(layout, spec, instance)
+    least = max(1, math.ceil(spec.min_area_frac * layout.size))
+    names = [*spec.labels.context, *spec.labels.planar, *spec.labels.thin]
+    masks = []
+    for n in np.flatnonzero(class_id >= 0):
+        mask, (_, x0, _, x1) = component == n, box[n]
+        heights = mask.sum(axis=0)
+        mean = area[n] // (x1 - x0)
+        lowest = max(1, mean // 3)  # in fewer pixels than this no column counts
+        aspects = []
+        for x in range(x0, x1):
+            around = heights[max(x - mean // 2, x0) : min(x + mean // 2 + 1, x1)]
+            aspects.append(1024 * len(around) // max(around.sum(), len(around) * lowest))
+        total, one = sum(aspects), round(2 / 3 * round(1024 * max_aspect))
+        pieces = max(1, min((total + one // 2) // one, area[n] // (4 * least)))
+        thing = spec.labels.classes[class_id[n]] not in names and not instance[mask].any()
+        if not thing or total <= 1024 * max_aspect:
+            pieces = 1
+        starts = np.cumsum([0, *aspects[:-1]])
+        of_column = np.full(layout.shape[1], -1)
+        of_column[x0:x1] = starts * pieces // total
+        masks += [mask & (of_column == piece) for piece in range(pieces)]
+    masks = [mask for mask in masks if mask.any()]
+    masks.sort(key=lambda mask: (-mask.sum(), np.flatnonzero(mask)[0]))
+    kept = sorted(masks[: spec.max_segments], key=lambda mask: np.flatnonzero(mask)[0])
+    component, class_id = np.full(layout.shape, -1), np.full(spec.max_segments, -1)
+    for n, mask in enumerate(kept):
+        component[mask], class_id[n] = n, layout[mask][0]
+    return component, class_id, left_out + len(masks) - len(kept)
+
+
+@pytest.mark.parametrize("max_segments", [6, 40])
+@pytest.mark.parametrize("max_aspect", [1.0, 2.5])
+def test_wide_things_are_cut_as_by_the_twin(max_segments, max_aspect):
+    spec = toy_spec(size=(48, 64), max_segments=max_segments)
+    layouts = blocky_layouts(3, 6, spec.image_size, block=8, void_frac=0.02)
+    instances = np.random.default_rng(1).integers(0, 2, (6, 3, 4))
+    instances = instances.repeat(16, 1).repeat(16, 2).astype(np.uint16)
+    whole = jitted_split(layouts, spec=spec, instances=instances)
+    found = jitted_split(layouts, spec=spec, instances=instances, max_aspect=max_aspect)
+    if max_segments == 40:
+        assert np.asarray(found.valid).sum() > np.asarray(whole.valid).sum() + 6
+    for i, layout in enumerate(layouts):
+        component, class_id, left_out = twin_cut(layout, spec, instances[i], max_aspect)
+        np.testing.assert_array_equal(found.component[i], component)
+        np.testing.assert_array_equal(found.class_id[i], class_id)
+        assert int(found.left_out[i]) == left_out
+        for n in np.flatnonzero(class_id >= 0):
+            ys, xs = np.nonzero(component == n)
+            box = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
+            assert tuple(np.asarray(found.box_yx)[i, n]) == box
+            assert int(found.area_px[i, n]) == len(ys)
+
+
+def row_of_cars(size=(48, 96)):
+    """A row of cars that leads away from the one who looks: 24 pixels high, then 6."""
+    layout = np.zeros(size, np.uint8)
+    for x in range(size[1]):
+        layout[36 - round(24 - 18 * x / size[1]) : 36, x] = 5
+    return layout[None]
+
+
+def test_a_row_of_things_is_cut_into_pieces_that_are_alike_in_aspect():
+    spec = toy_spec(size=(48, 96))
+    found = jitted_split(row_of_cars(), spec=spec, max_aspect=3.0)
+    cars = np.asarray(found.class_id[0]) == 5
+    box, area_px = np.asarray(found.box_yx)[0][cars], np.asarray(found.area_px)[0][cars]
+    wide_px = (box[:, 3] - box[:, 1])[np.argsort(box[:, 1])]
+    assert len(wide_px) == 4 and wide_px.sum() == 96  # side by side, nothing is lost
+    assert (np.diff(wide_px) < 0).all()  # the farther the narrower
+    aspect = (box[:, 3] - box[:, 1]) ** 2 / area_px
+    assert aspect.max() < 1.25 * aspect.min() and aspect.max() <= 3.0
+
+
+def test_what_is_not_several_things_side_by_side_stays_whole():
+    spec = toy_spec(size=(48, 96))
+
+    def count(layout, **options):
+        found = jitted_split(layout, spec=spec, max_aspect=3.0, **options)
+        return int((np.asarray(found.class_id) > 0).sum())
+
+    layout = row_of_cars()
+    assert count(layout) == 4
+    one = np.ones(layout.shape, np.uint16)  # is one thing by its instance id
+    assert count(layout, instances=one) == 1
+    for other in (2, 4):  # of a context class, or thin
+        assert count(np.where(layout == 5, np.uint8(other), layout)) == 1
+    assert count(np.where(np.arange(96) < 40, layout, 0)) == 1  # is as wide as two of its heights
+    assert count(np.where(np.arange(48)[:, None] >= 35, layout, 0)) == 1  # has no room for pieces
+
+
+def test_without_a_wide_thing_nothing_changes():
+    layouts = blocky_layouts(4, 4, (24, 32))
+    spec = toy_spec(max_segments=5)
+    expected = jitted_split(layouts, spec=spec)
+    found = jitted_split(layouts, spec=spec, max_aspect=40.0)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert int(expected.left_out.sum())
+
+
+def test_eager_cuts_equal_jit():
+    spec = toy_spec(size=(48, 96))
+    eager = split_layout(jnp.asarray(row_of_cars()), spec, max_aspect=2.0)
+    jitted = jitted_split(row_of_cars(), spec=spec, max_aspect=2.0)
+    jax.tree.map(np.testing.assert_array_equal, eager, jitted)

@@ -131,6 +131,7 @@ def match_streamed(
     candidates: int = 10,
     exclude: Bool[np.ndarray, "B P"] | None = None,
     instances: Integer[np.ndarray, "B H W"] | None = None,
+    max_aspect: float = 0.0,
 ) -> Matches:
     """`sims_jax.bank.match.match` with rows on disk: the same answers. Not to be jitted.
 
@@ -139,7 +140,8 @@ def match_streamed(
       ValueError: the layouts are not of the bank's size.
     """
     check_layouts(layouts.shape, blocks.spec)
-    segments = jax.device_get(_split(layouts, spec=blocks.spec, instances=instances))
+    options = dict(spec=blocks.spec, max_aspect=max_aspect)
+    segments = jax.device_get(_split(layouts, instances=instances, **options))
     if exclude is None:
         exclude = np.zeros((len(layouts), blocks.photos), bool)
     missing = len(blocks) * blocks.block_photos - blocks.photos
@@ -166,7 +168,7 @@ def match_streamed(
     return Matches(segments, row, score, chosen=np.zeros(row.shape[:2], np.int32))
 
 
-_split = jax.jit(split_layout, static_argnames="spec")
+_split = jax.jit(split_layout, static_argnames=("spec", "max_aspect"))
 
 
 @jax.jit

@@ -22,7 +22,7 @@ from sims_jax.ops.resize import resize_labels
 from sims_jax.types import Matches, Photos, Rows
 
 _MAPS_AT_ONCE = 64  # read and brought to the grid
-_match = jax.jit(match, static_argnames="candidates")
+_match = jax.jit(match, static_argnames=("candidates", "max_aspect"))
 
 
 @dataclasses.dataclass(frozen=True)

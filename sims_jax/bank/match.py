@@ -23,6 +23,7 @@ def match(
     candidates: int = 10,
     exclude: Bool[Array, "B P"] | None = None,
     instances: Integer[Array, "B H W"] | None = None,
+    max_aspect: float = 0.0,
 ) -> Matches:
     """Splits layouts into segments and retrieves the best rows of each segment's class.
 
@@ -36,6 +37,7 @@ def match(
       candidates: K, rows to return a segment, best first.
       exclude: photos that may not be used, a layout.
       instances: instance ids of the layouts, 0 where there is none.
+      max_aspect: of a thing, wider ones are cut (`split_layout`); 0: none is.
 
     Returns:
       Matches; `row` is -1 (and `score` 0) where the class has no further row.
@@ -44,7 +46,7 @@ def match(
       ValueError: the layouts are not of the bank's size.
     """
     check_layouts(layouts.shape, rows.spec)
-    segments = split_layout(layouts, rows.spec, instances)
+    segments = split_layout(layouts, rows.spec, instances, max_aspect)
     best = search(rows, layouts, segments.component, segments.class_id, candidates, exclude)
     return Matches(segments, best.row, best.score, chosen=jnp.zeros(best.row.shape[:2], jnp.int32))
 

@@ -1,4 +1,4 @@
-"""Segments of a layout: its connected components, smoothed and joined across thin classes.
+"""Segments of a layout: its connected components, smoothed, joined across thin classes, cut.
 
 The paper's code joins what only poles and signs separate; all else follows design.md,
 "Components". Letters as in `sims_jax.types`.
@@ -7,6 +7,9 @@ Annotators draw the sky between bare branches as specks of sky in a tree, and a 
 an outline is neither found nor pasted well: its own photo's branches do not fit its holes. So the
 outlines between classes without a shape of their own may be smoothed first. Where segments
 are clipped to the layout, f still sees it as it was drawn.
+
+A row of parked cars is one component for which the bank has nothing: no other row has its outline.
+In a layout for which photos are wanted it may be cut, so that every piece finds a car.
 """
 
 import math
@@ -28,12 +31,19 @@ from sims_jax.types import BankSpec, Segments
 
 # Class and instance share one integer: classes are uint8, so the instance starts at bit 8.
 _INSTANCE_SHIFT = 8
+# Of wide things, which are cut.
+_PIECE_SHARE = 2 / 3  # a piece's aspect, of what one thing may have
+_PIECE_AREAS = 4  # its mean area at least, in the smallest that a segment has
+_LOWEST = 3  # a thing counts nowhere as lower than its mean height by more than this
+_ASPECT_UNIT = 1024  # aspects are integers, the same on all devices
+_MOST_PIECES = 128  # so that these stay below 2^31 in frames of 8192 columns
 
 
 def split_layout(
     layouts: UInt8[Array, "B H W"],
     spec: BankSpec,
     instances: Integer[Array, "B H W"] | None = None,
+    max_aspect: float = 0.0,
 ) -> Segments:
     """Splits layouts into their segments.
 
@@ -46,13 +56,23 @@ def split_layout(
       layouts: class ids at `spec.image_size`, void 255.
       spec: what the bank and the layouts have in common.
       instances: instance ids below 2^16, 0 where there is none.
+      max_aspect: things (of no context class, neither planar nor thin, without an instance id) that
+        are wider, in their own heights, are cut into pieces side by side; 0: none is. Not for a
+        bank.
 
-    Source: SIMS, Sec. 4 and its code. Differs: joins across all thin classes together, and
-    `spec.smoothing_frac` of the frame's height smooths the outlines of context classes first.
+    Source: SIMS, Sec. 4 and its code. Differs: joins across all thin classes together;
+    `spec.smoothing_frac` of the frame's height smooths the outlines of context classes first; wide
+    things may be cut.
     """
     if instances is None:
         instances = jnp.zeros(layouts.shape, jnp.int32)
-    return jax.lax.map(lambda one: _split_one(*one, spec), (layouts, instances))
+
+    def split(one):
+        layout, instance = one
+        segments = _split_one(layout, instance, spec)
+        return _cut_wide(segments, instance, spec, max_aspect) if max_aspect else segments
+
+    return jax.lax.map(split, (layouts, instances))
 
 
 def _split_one(
@@ -66,8 +86,9 @@ def _split_one(
     thin = spec.labels.ids(spec.labels.thin)
     if thin:
         roots = join_across(roots, kind, is_one_of(layout, thin))
-    min_area_px = math.ceil(spec.min_area_frac * layout.size)
-    component, area_px, first, left_out = rank_components(roots, min_area_px, spec.max_segments)
+    component, area_px, first, left_out = rank_components(
+        roots, _min_area_px(spec), spec.max_segments
+    )
     present = area_px > 0
     first = jnp.where(present, first, 0)
     return Segments(
@@ -79,9 +100,70 @@ def _split_one(
     )
 
 
+def _min_area_px(spec: BankSpec) -> int:
+    return max(1, math.ceil(spec.min_area_frac * math.prod(spec.image_size)))
+
+
 def _segment_kind(
     layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], context: tuple[int, ...]
 ) -> Int[Array, "H W"]:
     """One integer a pixel; only pixels of equal kind can be of one segment."""
     instance = jnp.where(is_one_of(layout, context), 0, instance.astype(jnp.int32))
     return layout.astype(jnp.int32) + (instance << _INSTANCE_SHIFT)
+
+
+def _cut_wide(
+    segments: Segments, instance: Integer[Array, "H W"], spec: BankSpec, max_aspect: float
+) -> Segments:
+    """Cuts every wide thing from top to bottom, into pieces that are alike in aspect.
+
+    Each column adds one over the height around it to a thing's aspect: the far cars of a row, which
+    are lower, become narrower pieces than the near ones.
+    """
+    component, (height, width) = segments.component, segments.component.shape
+    number, count = segments.class_id.size, height * width
+    labels = spec.labels
+    others = labels.ids((*labels.context, *labels.planar, *labels.thin))
+    whole = is_one_of(segments.class_id, (-1, *others))
+    # In tables of the components the last row is of the pixels that belong to none, whose number
+    # is -1.
+    whole |= jnp.zeros(number + 1, bool).at[component].max(instance != 0)[:-1]
+
+    x = jnp.arange(width, dtype=jnp.int32)
+    x0, x1 = segments.box_yx[:, 1:2], segments.box_yx[:, 3:]
+    column = jnp.broadcast_to(x, component.shape)
+    column_px = jnp.zeros((number + 1, width), jnp.int32).at[component, column].add(1)[:-1]
+    mean_px = segments.area_px[:, None] // jnp.maximum(x1 - x0, 1)
+    # The height around a column: the mean as far to both sides as half the thing is high.
+    start, stop = jnp.maximum(x - mean_px // 2, x0), jnp.minimum(x + mean_px // 2 + 1, x1)
+    columns = jnp.maximum(stop - start, 0)
+    before = jnp.pad(jnp.cumsum(column_px, axis=1), ((0, 0), (1, 0)))
+    before_start, before_stop = (
+        jnp.take_along_axis(before, jnp.clip(edge, 0, width), axis=1) for edge in (start, stop)
+    )
+    lowest = jnp.maximum(columns * (mean_px // _LOWEST), jnp.maximum(columns, 1))
+    aspect = _ASPECT_UNIT * columns // jnp.maximum(before_stop - before_start, lowest)
+
+    until = jnp.cumsum(jnp.where((x >= x0) & (x < x1), aspect, 0), axis=1)
+    total, most = until[:, -1:], round(max_aspect * _ASPECT_UNIT)
+    of_one = max(1, round(_PIECE_SHARE * most))
+    room = segments.area_px[:, None] // (_PIECE_AREAS * _min_area_px(spec))
+    pieces = jnp.clip((total + of_one // 2) // of_one, 1, jnp.clip(room, 1, _MOST_PIECES))
+    pieces = jnp.where(whole[:, None] | (total <= most), 1, pieces)
+    piece = jnp.minimum((until - aspect) * pieces // jnp.maximum(total, 1), pieces - 1)
+    piece = jnp.pad(piece, ((0, 1), (0, 0)))
+
+    # A piece is known by its first pixel, as a component is.
+    place = component, piece[component, column]
+    pixel = jnp.arange(count, dtype=jnp.int32).reshape(component.shape)
+    first = jnp.full((number + 1, _MOST_PIECES), count, jnp.int32).at[place].min(pixel)
+    roots = jnp.where(component < 0, count, first[place])
+    component, area_px, first, left_out = rank_components(roots, 1, number)
+    class_id = segments.class_id[segments.component.reshape(-1)[jnp.minimum(first, count - 1)]]
+    return Segments(
+        component=component,
+        class_id=jnp.where(area_px > 0, class_id, -1),
+        area_px=area_px,
+        box_yx=component_boxes(component, number),
+        left_out=segments.left_out + left_out,
+    )
