@@ -147,7 +147,10 @@ def measure(model: Model, layouts: np.ndarray, rounds: int) -> dict:
 def make_parts(model: Model, layouts: np.ndarray) -> dict[str, Callable]:
     """Calls of the pipeline's parts, `canvas` with what comes before it."""
     rows, networks = model.bank.rows, model.params.networks
-    options = {"candidates": networks.pipeline.candidates}
+    options = {
+        "candidates": networks.pipeline.candidates,
+        "max_aspect": networks.pipeline.max_aspect,
+    }
     match = jax.jit(functools.partial(pipeline.match, **options))
     # Of a program, what leads to no result is not computed.
     canvas = jax.jit(lambda *arguments: pipeline.synthesize(*arguments)[0].canvas)

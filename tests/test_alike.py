@@ -99,9 +99,14 @@ def compose_without_transformer(bank, layouts, networks):
 
     @jax.jit
     def compose(layout, key):
-        layers, candidates = networks.canvas.layers, networks.pipeline.candidates
-        matches = pipeline.match(bank.rows, layout[None], candidates=candidates)
-        weight, grid = networks.pipeline.light_weight, bank.rows.spec.grid
+        layers, options = networks.canvas.layers, networks.pipeline
+        matches = pipeline.match(
+            bank.rows,
+            layout[None],
+            candidates=options.candidates,
+            max_aspect=options.max_aspect,
+        )
+        weight, grid = options.light_weight, bank.rows.spec.grid
         matches = prefer_alike(matches, bank.light, grid, weight)
         if layers > 1:
             cells = candidate_cells(bank, matches.row)
