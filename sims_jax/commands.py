@@ -58,8 +58,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 def define_workdir(told: str):
     """The flag `--workdir`, which is required."""
+    from absl import flags
+
     workdir = define_path("workdir", told)
     _require("workdir")
+    flags.register_validator(
+        "workdir",
+        lambda text: text is None or not pathlib.Path(text).is_file(),
+        message="found a file, expected a folder; change it",
+    )
     return workdir
 
 

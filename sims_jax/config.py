@@ -138,7 +138,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
-        raise InputError(f"{path}: not found, expected a workdir of train.py; check --workdir")
+        raise InputError(f"{path}: not found, expected a workdir of train.py; check its path")
     return ConfigDict(_read(path))
 
 

@@ -208,15 +208,15 @@ def _ids_of_values(
     void = np.isin(values, (VOID, *labels.void_ids))
     unknown = np.unique(values[~void & ((values < 0) | (values >= labels.num_classes))])
     if unknown.size:
-        advice = "map the ids to these, or name them as void_ids"
+        advice = f"map them to these, or to {VOID} (a labels.json may name them as void_ids)"
         if labels.classes == CITYSCAPES.classes and unknown.max() <= _LAST_LABEL_ID:
             advice = (
                 "these look like Cityscapes' labelIds: convert them to trainIds, or read the "
                 "dataset with config.data.name = cityscapes"
             )
         raise InputError(
-            f"{where}: found ids {_show(unknown)}, expected 0 to {labels.num_classes - 1} of label "
-            f"space {labels.name}, or {_show((*labels.void_ids, VOID))} for void; {advice}"
+            f"{where}: found ids {_show(unknown)}, expected 0 to {labels.num_classes - 1} "
+            f"({_show(labels.classes)}), or {_show((*labels.void_ids, VOID))} for void; {advice}"
         )
     return np.where(void, VOID, values).astype(np.uint8)
 
@@ -231,9 +231,12 @@ def _ids_of_colors(
     place = order[np.minimum(np.searchsorted(known, codes, sorter=order), len(known) - 1)]
     if (unknown := np.unique(codes[known[place] != codes])).size:
         shown = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in unknown]
+        drawn = (
+            f"{color} {name}" for name, color in zip(labels.classes, labels.palette, strict=True)
+        )
         raise InputError(
-            f"{where}: found colours {_show(shown)}, expected those of label space {labels.name}, "
-            f"or {labels.void_color} for void; draw with these colours, without smoothing"
+            f"{where}: found colours {_show(shown)}, expected those of the classes "
+            f"({_show(drawn)}), or {labels.void_color} for void; draw with these, without smoothing"
         )
     return ids[place]
 

@@ -176,22 +176,8 @@ class Model:
         return np.broadcast_to(excluded, (batch, len(excluded)))
 
     def _light(self, reference: ArrayLike | os.PathLike) -> Light:
-        if isinstance(reference, str | os.PathLike):
-            path = pathlib.Path(reference)
-            photo = decode_photo(read_bytes(path), path)
-        else:
-            photo = np.asarray(reference)
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or not photo.size:
-            raise InputError(
-                f"reference: found {photo.dtype} of shape {photo.shape}, expected a photo, uint8 "
-                "[H, W, 3]; convert it, or give the path of a file"
-            )
-        if not np.ptp(photo, axis=(0, 1)).any():
-            raise InputError(
-                "reference: found one colour alone, which would be all segments', expected a "
-                "photo; give another"
-            )
-        return _measure_light(as_float(resize_photo(photo, self.spec.image_size)))
+        photo = resize_photo(read_reference(reference), self.spec.image_size)
+        return _measure_light(as_float(photo))
 
     def _result(
         self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]
@@ -287,6 +273,30 @@ def assemble(
     return Model(config=config, params=params, bank=bank, photo_ids=store.ids)
 
 
+def read_reference(reference: ArrayLike | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
+    """A photo whose light is to be taken, of a file or an array.
+
+    Raises:
+      InputError: it cannot be read, is no photo, or is of one colour.
+    """
+    name, photo = "reference", reference
+    if isinstance(reference, str | os.PathLike):
+        name = pathlib.Path(reference)
+        photo = decode_photo(read_bytes(name), name)
+    photo = np.asarray(photo)
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or not photo.size:
+        raise InputError(
+            f"{name}: found {photo.dtype} of shape {photo.shape}, expected a photo, uint8 "
+            "[H, W, 3]; convert it, or give the path of a file"
+        )
+    if not np.ptp(photo, axis=(0, 1)).any():
+        raise InputError(
+            f"{name}: found one colour alone, which would be all segments', expected a photo; "
+            "give another"
+        )
+    return photo
+
+
 def _read_candidate(candidate: int, last: int) -> int:
     try:
         number = operator.index(candidate)
@@ -325,7 +335,7 @@ def _to_integers(name: str, values: ArrayLike) -> Int[np.ndarray, "..."]:
         raise InputError(f"{name}: found no array ({error}), expected integer ids") from error
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(
-            f"{name}: found {array.dtype} of shape {array.shape}, expected integer ids"
+            f"{name}: found {array.dtype} of shape {array.shape}, expected integer ids, or one path"
         )
     return array
 

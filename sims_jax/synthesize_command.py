@@ -80,7 +80,9 @@ def synthesize_parser() -> argparse.ArgumentParser:
         help="of the bank: on the devices, or for more than fits there read in blocks, photos too",
     )
     parser.add_argument(
-        "--sheet", action="store_true", help="also a contact sheet: layout | canvas | photo"
+        "--sheet",
+        action="store_true",
+        help=f"also a contact sheet, OUT/{SHEET_FILE}: layout | canvas | photo",
     )
     return parser
 
@@ -132,9 +134,10 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             alone.update(s.class_name for s in result.segments if s.photo_id is None)
             write_picture(arguments.out / name, result.photo)
             if arguments.sheet:
-                pictures = colorize(layout, model.labels), result.canvas, result.photo
-                rows.append([_shrink(picture) for picture in pictures])
-                named.append([path.name, "", ""])
+                drawn = [layout, result.layout] if arguments.coarse else [layout]
+                pictures = *(colorize(one, model.labels) for one in drawn), result.canvas
+                rows.append([_shrink(picture) for picture in (*pictures, result.photo)])
+                named.append([path.name, *[""] * len(pictures)])
             bar.update()
     finally:
         bar.close()
@@ -149,7 +152,9 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         first = ", ".join(map(str, void[:NUM_NAMED])) + ", ..." * (len(void) > NUM_NAMED)
         print(f"void alone at the model's size, photos show nothing ({len(void)}): {first}")
     if arguments.sheet:
-        sheet = contact_sheet(_abreast(rows), ["layout", "canvas", "photo"], names=_abreast(named))
+        headings = ["coarse", "dense"] if arguments.coarse else ["layout"]
+        headings += ["canvas", "photo"]
+        sheet = contact_sheet(_abreast(rows), headings, names=_abreast(named))
         write_picture(arguments.out / SHEET_FILE, sheet)
         print(f"sheet: {arguments.out / SHEET_FILE}")
 
@@ -259,15 +264,13 @@ def _read_pair(path: pathlib.Path, instances: pathlib.Path | None, labels) -> tu
 
 def _read_reference(path: pathlib.Path | None) -> tuple:
     """The photo whose light is taken, and what `sources.json` says of it."""
-    from sims_jax.images import decode_photo, read_bytes
+    from sims_jax.images import read_bytes
+    from sims_jax.model import read_reference
 
     if path is None:
         return None, None
-    data = read_bytes(path)
-    return decode_photo(data, path), {
-        "file": path.name,
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    photo, digest = read_reference(path), hashlib.sha256(read_bytes(path)).hexdigest()
+    return photo, {"file": path.name, "sha256": digest}
 
 
 def _to_json(source, reference: dict | None) -> dict:

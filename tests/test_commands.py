@@ -187,6 +187,13 @@ def test_flags_that_are_missing_are_one_line():
     assert_one_line(run("train.py"), *named)
 
 
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    found = run("train.py", "--config=quickstart", f"--workdir={tmp_path / 'file'}")
+    assert_one_line(found, "file: found a file, expected a folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_presets_argument_that_cannot_be_is_told_in_its_own_words(tmp_path):
     found = run("train.py", "--config=camvid:smal", f"--workdir={tmp_path / 'run'}")
     assert_one_line(found, "camvid.py:smal: expected :small")
@@ -342,6 +349,22 @@ def test_mixed_sizes_on_one_sheet_and_hidden_files(synthesize, tmp_path):
     assert names == {"a.png", "b.png", "sources.json", "sheet.png"}
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.height == 2 * HEADING_PX + 600 + 2 * GAP_PX  # of 20x8 shrunk to 240 columns
+
+
+def test_sheets_show_what_coarse_layouts_became(synthesize, tmp_path):
+    widths = []
+    for flags in ((), ("--coarse",)):
+        synthesize("--sheet", *flags)
+        with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+            widths.append(sheet.width)
+    assert widths[1] - widths[0] == synthesize_command.SHEET_PICTURE_PX + GAP_PX
+
+
+def test_a_reference_of_one_colour_is_named(synthesize, tmp_path):
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "flat.png")
+    with pytest.raises(InputError, match=r"flat\.png: found one colour alone"):
+        synthesize(f"--reference={tmp_path / 'flat.png'}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_layouts_of_void_alone_are_named(synthesize, tmp_path, capsys):

@@ -112,6 +112,7 @@ PLANTS = {
         root / "photos" / "straße 1.png", np.zeros((*SIZE, 4), np.uint8)
     ),
     "a colour": lambda root: save(layout_of(root), np.full((*SIZE, 3), 99, np.uint8)),
+    "no layout": lambda root: layout_of(root).write_bytes(b"GIF89a"),
     "a JPEG": lambda root: layout_of(root).write_bytes(b"\xff\xd8\xff"),
     "label ids": give_label_ids,
     "a copy": copy_photo,
@@ -184,6 +185,7 @@ def said_of_synthesize(tmp_path, model, capsys):
         (tmp_path / "none").mkdir()
         yield message_of(synthesize, f"--layout={tmp_path / 'none'}")
         yield message_of(synthesize, f"--out={layouts}")
+        yield message_of(synthesize, f"--out={layouts / 'a.png'}")
         yield message_of(synthesize, f"--instances={tmp_path / 'none'}")
         save_ids(tmp_path / "instances" / "a.png", (8, 9))
         yield message_of(synthesize, f"--instances={tmp_path / 'instances'}")
