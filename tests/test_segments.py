@@ -166,15 +166,15 @@ def twin_cut(layout, spec, instance, max_aspect):
         aspects = []
         for x in range(x0, x1):
             around = heights[max(x - mean // 2, x0) : min(x + mean // 2 + 1, x1)]
-            aspects.append(1024 * len(around) // max(around.sum(), len(around) * lowest))
-        total, one = sum(aspects), round(2 / 3 * round(1024 * max_aspect))
+            aspects.append(2**16 * len(around) // max(around.sum(), len(around) * lowest))
+        total, one = sum(aspects), round(2 / 3 * round(2**16 * max_aspect))
         pieces = max(1, min((total + one // 2) // one, area[n] // (4 * least)))
         thing = spec.labels.classes[class_id[n]] not in names and not instance[mask].any()
-        if not thing or total <= 1024 * max_aspect:
+        if not thing or total <= 2**16 * max_aspect:
             pieces = 1
         starts = np.cumsum([0, *aspects[:-1]])
         of_column = np.full(layout.shape[1], -1)
-        of_column[x0:x1] = starts * pieces // total
+        of_column[x0:x1] = starts // -(-total // pieces)
         masks += [mask & (of_column == piece) for piece in range(pieces)]
     masks = [mask for mask in masks if mask.any()]
     masks.sort(key=lambda mask: (-mask.sum(), np.flatnonzero(mask)[0]))

@@ -35,8 +35,8 @@ _INSTANCE_SHIFT = 8
 _PIECE_SHARE = 2 / 3  # a piece's aspect, of what one thing may have
 _PIECE_AREAS = 4  # its mean area at least, in the smallest that a segment has
 _LOWEST = 3  # a thing counts nowhere as lower than its mean height by more than this
-_ASPECT_UNIT = 1024  # aspects are integers, the same on all devices
-_MOST_PIECES = 128  # so that these stay below 2^31 in frames of 8192 columns
+_MOST_PIECES = 128
+_ASPECT_UNIT = 2**16  # aspects are integers, the same on all devices
 
 
 def split_layout(
@@ -67,35 +67,37 @@ def split_layout(
     if instances is None:
         instances = jnp.zeros(layouts.shape, jnp.int32)
 
-    def split(one):
-        layout, instance = one
-        segments = _split_one(layout, instance, spec)
-        return _cut_wide(segments, instance, spec, max_aspect) if max_aspect else segments
-
-    return jax.lax.map(split, (layouts, instances))
+    return jax.lax.map(lambda one: _split_one(*one, spec, max_aspect), (layouts, instances))
 
 
 def _split_one(
-    layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], spec: BankSpec
+    layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], spec: BankSpec, max_aspect: float
 ) -> Segments:
     context = spec.labels.ids(spec.labels.context)
     layout = smooth_labels(layout, context, round(spec.smoothing_frac * layout.shape[0]))
     kind = _segment_kind(layout, instance, context)
-    labelled = layout != VOID
-    roots = label_components(kind, labelled)
+    roots = label_components(kind, layout != VOID)
     thin = spec.labels.ids(spec.labels.thin)
     if thin:
         roots = join_across(roots, kind, is_one_of(layout, thin))
-    component, area_px, first, left_out = rank_components(
-        roots, _min_area_px(spec), spec.max_segments
-    )
+    segments = _number(roots, layout, _min_area_px(spec), spec.max_segments)
+    if not max_aspect:
+        return segments
+    pieces = _number(_cut_wide(segments, instance, spec, max_aspect), layout, 1, spec.max_segments)
+    return pieces.replace(left_out=segments.left_out + pieces.left_out)
+
+
+def _number(
+    roots: Int[Array, "H W"], layout: UInt8[Array, "H W"], min_area_px: int, max_segments: int
+) -> Segments:
+    component, area_px, first, left_out = rank_components(roots, min_area_px, max_segments)
     present = area_px > 0
     first = jnp.where(present, first, 0)
     return Segments(
         component=component,
         class_id=jnp.where(present, layout.reshape(-1)[first].astype(jnp.int32), -1),
         area_px=area_px,
-        box_yx=component_boxes(component, spec.max_segments),
+        box_yx=component_boxes(component, max_segments),
         left_out=left_out,
     )
 
@@ -114,56 +116,46 @@ def _segment_kind(
 
 def _cut_wide(
     segments: Segments, instance: Integer[Array, "H W"], spec: BankSpec, max_aspect: float
-) -> Segments:
+) -> Int[Array, "H W"]:
     """Cuts every wide thing from top to bottom, into pieces that are alike in aspect.
 
     Each column adds one over the height around it to a thing's aspect: the far cars of a row, which
-    are lower, become narrower pieces than the near ones.
+    are less high, become narrower pieces than the near ones.
+
+    Returns:
+      The root of the piece at each pixel, as `join_across` returns those of components.
     """
     component, (height, width) = segments.component, segments.component.shape
     number, count = segments.class_id.size, height * width
-    labels = spec.labels
-    others = labels.ids((*labels.context, *labels.planar, *labels.thin))
-    whole = is_one_of(segments.class_id, (-1, *others))
-    # In tables of the components the last row is of the pixels that belong to none, whose number
-    # is -1.
-    whole |= jnp.zeros(number + 1, bool).at[component].max(instance != 0)[:-1]
-
     x = jnp.arange(width, dtype=jnp.int32)
     x0, x1 = segments.box_yx[:, 1:2], segments.box_yx[:, 3:]
     column = jnp.broadcast_to(x, component.shape)
+    # In a table of components the last row is of the pixels of none, whose number is -1.
     column_px = jnp.zeros((number + 1, width), jnp.int32).at[component, column].add(1)[:-1]
     mean_px = segments.area_px[:, None] // jnp.maximum(x1 - x0, 1)
     # The height around a column: the mean as far to both sides as half the thing is high.
     start, stop = jnp.maximum(x - mean_px // 2, x0), jnp.minimum(x + mean_px // 2 + 1, x1)
-    columns = jnp.maximum(stop - start, 0)
     before = jnp.pad(jnp.cumsum(column_px, axis=1), ((0, 0), (1, 0)))
-    before_start, before_stop = (
-        jnp.take_along_axis(before, jnp.clip(edge, 0, width), axis=1) for edge in (start, stop)
-    )
-    lowest = jnp.maximum(columns * (mean_px // _LOWEST), jnp.maximum(columns, 1))
-    aspect = _ASPECT_UNIT * columns // jnp.maximum(before_stop - before_start, lowest)
+    before_start, before_stop = (jnp.take_along_axis(before, i, axis=1) for i in (start, stop))
+    columns = jnp.maximum(stop - start, 1)
+    lowest_px = columns * jnp.maximum(mean_px // _LOWEST, 1)
+    aspect = _ASPECT_UNIT * columns // jnp.maximum(before_stop - before_start, lowest_px)
+    aspect = jnp.where((x >= x0) & (x < x1), aspect, 0)
 
-    until = jnp.cumsum(jnp.where((x >= x0) & (x < x1), aspect, 0), axis=1)
+    until = jnp.cumsum(aspect, axis=1)
     total, most = until[:, -1:], round(max_aspect * _ASPECT_UNIT)
     of_one = max(1, round(_PIECE_SHARE * most))
     room = segments.area_px[:, None] // (_PIECE_AREAS * _min_area_px(spec))
-    pieces = jnp.clip((total + of_one // 2) // of_one, 1, jnp.clip(room, 1, _MOST_PIECES))
-    pieces = jnp.where(whole[:, None] | (total <= most), 1, pieces)
-    piece = jnp.minimum((until - aspect) * pieces // jnp.maximum(total, 1), pieces - 1)
-    piece = jnp.pad(piece, ((0, 1), (0, 0)))
+    pieces = jnp.clip(jnp.minimum((total + of_one // 2) // of_one, room), 1, _MOST_PIECES)
+    labels = spec.labels
+    others = labels.ids((*labels.context, *labels.planar, *labels.thin))
+    whole = (total <= most) | is_one_of(segments.class_id, others)[:, None]
+    pieces = jnp.where(whole, 1, pieces)
+    share = jnp.maximum((total + pieces - 1) // pieces, 1)
+    piece = jnp.pad((until - aspect) // share, ((0, 1), (0, 0)))[component, column]
 
     # A piece is known by its first pixel, as a component is.
-    place = component, piece[component, column]
+    place = component, jnp.where(instance == 0, piece, 0)
     pixel = jnp.arange(count, dtype=jnp.int32).reshape(component.shape)
     first = jnp.full((number + 1, _MOST_PIECES), count, jnp.int32).at[place].min(pixel)
-    roots = jnp.where(component < 0, count, first[place])
-    component, area_px, first, left_out = rank_components(roots, 1, number)
-    class_id = segments.class_id[segments.component.reshape(-1)[jnp.minimum(first, count - 1)]]
-    return Segments(
-        component=component,
-        class_id=jnp.where(area_px > 0, class_id, -1),
-        area_px=area_px,
-        box_yx=component_boxes(component, number),
-        left_out=segments.left_out + left_out,
-    )
+    return jnp.where(component < 0, count, first[place])
