@@ -285,7 +285,7 @@ def digest_stage(stage: str, config: ConfigDict) -> str:
         if not inner:
             values.pop(part, None)
         elif part in values:
-            values[part].pop(inner)
+            values[part].pop(inner, None)  # a default is not said
     content = [stage, values]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -99,7 +99,8 @@ class Model:
             ... to `config.pipeline.candidates` - 1.
           adherence: "segment": retrieved segments keep their silhouettes and the layout follows
             them; "layout": the photo follows the layout. Default: the config's.
-          instances: instance ids of the layout's shape (0 none), to 65535: they cut the segments.
+          instances: instance ids of the layout's shape (0 none), to 65535: they cut the segments;
+            what has one is not cut for its width.
           coarse: the layout is coarse and incomplete: make it dense first.
           exclude: ids of photos whose segments may not be used.
           reference: a photo, uint8 [H, W, 3] of any size or the path of a file; segments are chosen

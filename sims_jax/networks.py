@@ -7,6 +7,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from sims_jax.bank.choose import MOST_WEIGHT
+from sims_jax.bank.segments import MOST_ASPECT
 from sims_jax.canvas.compose import CanvasConfig
 from sims_jax.config import check_numbers, make
 from sims_jax.errors import InputError
@@ -41,7 +42,8 @@ class PipelineConfig:
     max_aspect: float = 0.0
 
     def __post_init__(self):
-        check_numbers(self, candidates=1, max_pairs=0, chunk=1, max_aspect=0)
+        check_numbers(self, candidates=1, max_pairs=0, chunk=1)
+        check_numbers(self, most=MOST_ASPECT, max_aspect=0)
         check_numbers(self, most=MOST_WEIGHT, light_weight=0)
 
 

@@ -50,13 +50,16 @@ class BankSpec:
 
 @struct.dataclass
 class Segments:
-    """The components of a layout, smoothed by its spec, in raster order of their first pixel."""
+    """The components of a layout, smoothed by its spec, or pieces of wide ones.
+
+    In raster order of their first pixels.
+    """
 
     component: Int[Array, "*B H W"]  # index of the segment at each pixel, -1 where there is none
     class_id: Int[Array, "*B N"]
     area_px: Int[Array, "*B N"]
     box_yx: Int[Array, "*B N 4"]
-    left_out: Int[Array, "*B"]  # components beyond the static maximum
+    left_out: Int[Array, "*B"]  # segments beyond the static maximum
 
     @property
     def valid(self) -> Bool[Array, "*B N"]:

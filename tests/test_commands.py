@@ -107,6 +107,7 @@ def test_an_item_of_a_config_value(tmp_path):
         ("canvas.layers", 0, "canvas.layers: found 0, expected at least 1"),
         ("bank.donors", 4, "donors: found 4, expected no more than config.pipeline.candidates, 3"),
         ("pipeline.candidates", 1, "found 2, expected no more than config.pipeline.candidates, 1"),
+        ("pipeline.max_aspect", float("inf"), "pipeline.max_aspect: found inf, expected 0 to 1000"),
         ("pipeline.light_weight", 17.0, "pipeline.light_weight: found 17.0, expected 0 to 16"),
     ],
 )

@@ -4,6 +4,7 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 from conftest import load_config
 
@@ -76,6 +77,17 @@ def test_python_imports():
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert "from sims_jax import choose, gather, match, render" in imports
     exec("\n".join(imports), {})
+
+
+def test_the_steps_by_hand_are_those_of_synthesize(tiny_model):
+    (steps,) = re.findall(r"```python\n(import jax\n.*?)```", PAGES[ROOT / "README.md"], re.DOTALL)
+    here = {"model": tiny_model}
+    exec(steps, here)
+    layout = np.zeros((1, *tiny_model.spec.image_size), np.uint8)
+    layout[:, 20:40, 4:60] = tiny_model.labels.classes.index("car")  # a row, which is cut
+    photo = here["second_best"](tiny_model.params, tiny_model.bank, layout)[0]
+    expected = tiny_model.synthesize(layout[0], candidate=1).photo
+    np.testing.assert_allclose(photo, expected, atol=1e-5)
 
 
 def test_no_blank_is_left():

@@ -157,7 +157,7 @@ def twin_cut(layout, spec, instance, max_aspect):
     component, class_id, area, box, left_out = twin_split(layout, spec, instance)
     least = max(1, math.ceil(spec.min_area_frac * layout.size))
     names = [*spec.labels.context, *spec.labels.planar, *spec.labels.thin]
-    masks = []
+    masks, free, extra = [], spec.max_segments - (class_id >= 0).sum(), 0
     for n in np.flatnonzero(class_id >= 0):
         mask, (_, x0, _, x1) = component == n, box[n]
         heights = mask.sum(axis=0)
@@ -172,20 +172,21 @@ def twin_cut(layout, spec, instance, max_aspect):
         thing = spec.labels.classes[class_id[n]] not in names and not instance[mask].any()
         if not thing or total <= 2**16 * max_aspect:
             pieces = 1
+        extra += pieces - 1
+        if extra > free:  # nothing is left out for a cut
+            pieces = 1
         starts = np.cumsum([0, *aspects[:-1]])
         of_column = np.full(layout.shape[1], -1)
         of_column[x0:x1] = starts // -(-total // pieces)
         masks += [mask & (of_column == piece) for piece in range(pieces)]
-    masks = [mask for mask in masks if mask.any()]
-    masks.sort(key=lambda mask: (-mask.sum(), np.flatnonzero(mask)[0]))
-    kept = sorted(masks[: spec.max_segments], key=lambda mask: np.flatnonzero(mask)[0])
+    kept = sorted(filter(np.any, masks), key=lambda mask: np.flatnonzero(mask)[0])
     component, class_id = np.full(layout.shape, -1), np.full(spec.max_segments, -1)
     for n, mask in enumerate(kept):
         component[mask], class_id[n] = n, layout[mask][0]
-    return component, class_id, left_out + len(masks) - len(kept)
+    return component, class_id, left_out
 
 
-@pytest.mark.parametrize("max_segments", [6, 40])
+@pytest.mark.parametrize("max_segments", [6, 15, 40])
 @pytest.mark.parametrize("max_aspect", [1.0, 2.5])
 def test_wide_things_are_cut_as_by_the_twin(max_segments, max_aspect):
     spec = toy_spec(size=(48, 64), max_segments=max_segments)
@@ -243,6 +244,15 @@ def test_what_is_not_several_things_side_by_side_stays_whole():
         assert count(np.where(layout == 5, np.uint8(other), layout)) == 1
     assert count(np.where(np.arange(96) < 40, layout, 0)) == 1  # is as wide as two of its heights
     assert count(np.where(np.arange(48)[:, None] >= 35, layout, 0)) == 1  # has no room for pieces
+
+
+def test_what_is_cut_does_not_depend_on_the_size():
+    layout = np.zeros((1, 24, 96), np.uint8)
+    layout[:, :, 18:] = 5  # 3.25 times as wide as high
+    for times in (1, 4, 16):
+        large = layout.repeat(times, 1).repeat(times, 2)
+        found = jitted_split(large, spec=toy_spec(size=large.shape[1:]), max_aspect=3.0)
+        assert (np.asarray(found.class_id) == 5).sum() == 2
 
 
 def test_without_a_wide_thing_nothing_changes():

@@ -16,6 +16,8 @@ from sims_jax.config import save_config
 from sims_jax.errors import InputError
 from sims_jax.evaluation import BASELINES, protocol
 from sims_jax.evaluation import judge as judging
+from sims_jax.labels import SCENES
+from sims_jax.networks import make_networks
 from sims_jax.training.settings import STAGES
 
 
@@ -43,6 +45,7 @@ def digests(config, name=AS_IS, seed=0):
     "name, trained",
     [
         ("silhouettes-no-ordering", set()),
+        ("no-cut", set()),
         ("paper", {"synthesis"}),
         ("no-transfer", {"synthesis"}),
         ("no-segmentation", {"synthesis"}),
@@ -62,6 +65,14 @@ def test_a_bank_that_is_split_otherwise_is_another_for_every_stage(tiny_config):
     config.bank.smoothing_frac = 0.02
     own, shared = digests(config, "no-smoothing"), digests(config)
     assert not set(own.values()) & set(shared.values())
+
+
+def test_a_config_of_before_is_read_as_it_was(tiny_config):
+    config = copy.deepcopy(vary(tiny_config, AS_IS, 0))
+    with config.unlocked():
+        del config.pipeline.max_aspect
+    assert make_networks(config, SCENES).pipeline.max_aspect == 0
+    assert {stage: digest_stage(stage, config) for stage in STAGES} == digests(tiny_config)
 
 
 def test_seeds_share_the_bank_alone_and_a_part_unknown_is_read_by_all(tiny_config):

@@ -8,8 +8,8 @@ an outline is neither found nor pasted well: its own photo's branches do not fit
 outlines between classes without a shape of their own may be smoothed first. Where segments
 are clipped to the layout, f still sees it as it was drawn.
 
-A row of parked cars is one component for which the bank has nothing: no other row has its outline.
-In a layout for which photos are wanted it may be cut, so that every piece finds a car.
+A row of parked cars is one component for which the bank has nothing: no other such line of cars has
+its outline. In a layout for which photos are wanted it may be cut, so that every piece finds a car.
 """
 
 import math
@@ -32,11 +32,12 @@ from sims_jax.types import BankSpec, Segments
 # Class and instance share one integer: classes are uint8, so the instance starts at bit 8.
 _INSTANCE_SHIFT = 8
 # Of wide things, which are cut.
+MOST_ASPECT = 1000  # of what may be said that one thing has; none is so wide
 _PIECE_SHARE = 2 / 3  # a piece's aspect, of what one thing may have
 _PIECE_AREAS = 4  # its mean area at least, in the smallest that a segment has
-_LOWEST = 3  # a thing counts nowhere as lower than its mean height by more than this
-_MOST_PIECES = 128
-_ASPECT_UNIT = 2**16  # aspects are integers, the same on all devices
+_LOWEST = 3  # nowhere does a thing count as lower than its mean height over this
+_MOST_PIECES = 128  # of one thing: the width of a table
+_ASPECT_UNIT = 2**16  # aspects are integers, the same on all devices, below 2^31 to 32,767 columns
 
 
 def split_layout(
@@ -80,14 +81,16 @@ def _split_one(
     thin = spec.labels.ids(spec.labels.thin)
     if thin:
         roots = join_across(roots, kind, is_one_of(layout, thin))
-    segments = _number(roots, layout, _min_area_px(spec), spec.max_segments)
-    if not max_aspect:
+    segments = _number_components(roots, layout, _min_area_px(spec), spec.max_segments)
+    if max_aspect <= 0:
         return segments
-    pieces = _number(_cut_wide(segments, instance, spec, max_aspect), layout, 1, spec.max_segments)
-    return pieces.replace(left_out=segments.left_out + pieces.left_out)
+    pieces = _number_components(
+        _piece_roots(segments, instance, spec, max_aspect), layout, 1, spec.max_segments
+    )
+    return pieces.replace(left_out=segments.left_out)
 
 
-def _number(
+def _number_components(
     roots: Int[Array, "H W"], layout: UInt8[Array, "H W"], min_area_px: int, max_segments: int
 ) -> Segments:
     component, area_px, first, left_out = rank_components(roots, min_area_px, max_segments)
@@ -114,16 +117,16 @@ def _segment_kind(
     return layout.astype(jnp.int32) + (instance << _INSTANCE_SHIFT)
 
 
-def _cut_wide(
+def _piece_roots(
     segments: Segments, instance: Integer[Array, "H W"], spec: BankSpec, max_aspect: float
 ) -> Int[Array, "H W"]:
-    """Cuts every wide thing from top to bottom, into pieces that are alike in aspect.
+    """Roots of the pieces of wide things, cut from top to bottom and alike in aspect; else of all.
 
     Each column adds one over the height around it to a thing's aspect: the far cars of a row, which
     are less high, become narrower pieces than the near ones.
 
     Returns:
-      The root of the piece at each pixel, as `join_across` returns those of components.
+      The root at each pixel, as `join_across` gives those of components.
     """
     component, (height, width) = segments.component, segments.component.shape
     number, count = segments.class_id.size, height * width
@@ -151,6 +154,9 @@ def _cut_wide(
     others = labels.ids((*labels.context, *labels.planar, *labels.thin))
     whole = (total <= most) | is_one_of(segments.class_id, others)[:, None]
     pieces = jnp.where(whole, 1, pieces)
+    # Nothing is left out for a cut: where no number is free, things stay whole.
+    free = number - jnp.sum(segments.valid, dtype=jnp.int32)
+    pieces = jnp.where(jnp.cumsum(pieces - 1, axis=0) <= free, pieces, 1)
     share = jnp.maximum((total + pieces - 1) // pieces, 1)
     piece = jnp.pad((until - aspect) // share, ((0, 1), (0, 0)))[component, column]
 
