@@ -177,8 +177,14 @@ class Model:
         return np.broadcast_to(excluded, (batch, len(excluded)))
 
     def _light(self, reference: ArrayLike | os.PathLike) -> Light:
-        photo = resize_photo(read_reference(reference), self.spec.image_size)
-        return _measure_light(as_float(photo))
+        if isinstance(reference, str | os.PathLike):
+            path = pathlib.Path(reference)
+            photo = decode_photo(read_bytes(path), path)
+            check_reference(photo, path)
+        else:
+            photo = np.asarray(reference)
+            check_reference(photo)
+        return _measure_light(as_float(resize_photo(photo, self.spec.image_size)))
 
     def _result(
         self, synthesis: Synthesis, matches: Matches, b: int, size: tuple[int, int]
@@ -274,17 +280,8 @@ def assemble(
     return Model(config=config, params=params, bank=bank, photo_ids=store.ids)
 
 
-def read_reference(reference: ArrayLike | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
-    """A photo whose light is to be taken, of a file or an array.
-
-    Raises:
-      InputError: it cannot be read, is no photo, or is of one colour.
-    """
-    name, photo = "reference", reference
-    if isinstance(reference, str | os.PathLike):
-        name = pathlib.Path(reference)
-        photo = decode_photo(read_bytes(name), name)
-    photo = np.asarray(photo)
+def check_reference(photo: np.ndarray, name: str | os.PathLike = "reference") -> None:
+    """Raises an InputError, which says `name`, unless it is a photo, not of one colour."""
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3 or not photo.size:
         raise InputError(
             f"{name}: found {photo.dtype} of shape {photo.shape}, expected a photo, uint8 "
@@ -295,7 +292,6 @@ def read_reference(reference: ArrayLike | os.PathLike) -> UInt8[np.ndarray, "H W
             f"{name}: found one colour alone, which would be all segments', expected a photo; "
             "give another"
         )
-    return photo
 
 
 def _read_candidate(candidate: int, last: int) -> int:

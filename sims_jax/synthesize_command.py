@@ -264,13 +264,15 @@ def _read_pair(path: pathlib.Path, instances: pathlib.Path | None, labels) -> tu
 
 def _read_reference(path: pathlib.Path | None) -> tuple:
     """The photo whose light is taken, and what `sources.json` says of it."""
-    from sims_jax.images import read_bytes
-    from sims_jax.model import read_reference
+    from sims_jax.images import decode_photo, read_bytes
+    from sims_jax.model import check_reference
 
     if path is None:
         return None, None
-    photo, digest = read_reference(path), hashlib.sha256(read_bytes(path)).hexdigest()
-    return photo, {"file": path.name, "sha256": digest}
+    data = read_bytes(path)
+    photo = decode_photo(data, path)
+    check_reference(photo, path)
+    return photo, {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _to_json(source, reference: dict | None) -> dict:

@@ -153,7 +153,7 @@ def test_void_layout_has_no_segments():
 
 
 def twin_cut(layout, spec, instance, max_aspect):
-    """`twin_split` of the same layout, its wide things cut: component, class_id."""
+    """`twin_split` of the same layout, its wide things cut: component, class_id, left_out."""
     component, class_id, area, box, left_out = twin_split(layout, spec, instance)
     least = max(1, math.ceil(spec.min_area_frac * layout.size))
     names = [*spec.labels.context, *spec.labels.planar, *spec.labels.thin]

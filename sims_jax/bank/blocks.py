@@ -140,8 +140,8 @@ def match_streamed(
       ValueError: the layouts are not of the bank's size.
     """
     check_layouts(layouts.shape, blocks.spec)
-    options = dict(spec=blocks.spec, max_aspect=max_aspect)
-    segments = jax.device_get(_split(layouts, instances=instances, **options))
+    segments = _split(layouts, spec=blocks.spec, instances=instances, max_aspect=max_aspect)
+    segments = jax.device_get(segments)
     if exclude is None:
         exclude = np.zeros((len(layouts), blocks.photos), bool)
     missing = len(blocks) * blocks.block_photos - blocks.photos

@@ -67,7 +67,6 @@ def split_layout(
     """
     if instances is None:
         instances = jnp.zeros(layouts.shape, jnp.int32)
-
     return jax.lax.map(lambda one: _split_one(*one, spec, max_aspect), (layouts, instances))
 
 
@@ -120,7 +119,7 @@ def _segment_kind(
 def _piece_roots(
     segments: Segments, instance: Integer[Array, "H W"], spec: BankSpec, max_aspect: float
 ) -> Int[Array, "H W"]:
-    """Roots of the pieces of wide things, cut from top to bottom and alike in aspect; else of all.
+    """Roots of the pieces of wide things, cut from top to bottom, and of all other segments.
 
     Each column adds one over the height around it to a thing's aspect: the far cars of a row, which
     are less high, become narrower pieces than the near ones.
@@ -128,8 +127,8 @@ def _piece_roots(
     Returns:
       The root at each pixel, as `join_across` gives those of components.
     """
-    component, (height, width) = segments.component, segments.component.shape
-    number, count = segments.class_id.size, height * width
+    component, width = segments.component, segments.component.shape[1]
+    number, count = segments.class_id.size, component.size
     x = jnp.arange(width, dtype=jnp.int32)
     x0, x1 = segments.box_yx[:, 1:2], segments.box_yx[:, 3:]
     column = jnp.broadcast_to(x, component.shape)
