@@ -64,11 +64,36 @@ def fill_canvas(rgb: Tensor, mask: Tensor, onehot: Tensor) -> Tensor:
         own = (cover / FULL_COVER).clamp(max=1.0)
         inherited = upsample(filled, pulled.shape[2:])
         filled = own * pulled / cover.clamp(min=LEAST_COVER) + (1.0 - own) * inherited
-    filled = upsample(filled, rgb.shape[2:]).unflatten(1, (-1, 4))
-    pushed = (onehot[:, :, None] * filled[:, :-1]).sum(1)
-    pushed = pushed + (1.0 - pushed[:, 3:]) * filled[:, -1]
+    pushed = upsample_own(filled.unflatten(1, (-1, 4)), onehot.argmax(1))
+    pushed = pushed + (1.0 - pushed[:, 3:]) * upsample(filled[:, -4:], rgb.shape[2:])
     pushed = pushed[:, :3] / pushed[:, 3:].clamp(min=LEAST_COVER)
     return mask * rgb + (1.0 - mask) * pushed
+
+
+def upsample_own(x: Tensor, channel: Tensor) -> Tensor:
+    """As `nets.layers.upsample_own`; x [B, C, K, h, w], channel [B, H, W]."""
+    x = x.permute(0, 3, 4, 1, 2)
+    (batch, *of, channels, _), (_, *size) = x.shape, channel.shape
+    entries = x.flatten(0, 3)
+    image = torch.arange(batch)[:, None, None]
+    (above, below, down), (left, right, across) = (
+        neighbors(*lengths) for lengths in zip(of, size, strict=True)
+    )
+
+    def read(row: Tensor, column: Tensor) -> Tensor:
+        pixel = (image * of[0] + row[:, None]) * of[1] + column
+        return entries[pixel * channels + channel]
+
+    def blend(row: Tensor) -> Tensor:
+        return torch.lerp(read(row, left), read(row, right), across[:, None])
+
+    return torch.lerp(blend(above), blend(below), down[:, None, None]).permute(0, 3, 1, 2)
+
+
+def neighbors(size: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    at = ((torch.arange(length) + 0.5) * size / length - 0.5).clamp(0, size - 1)
+    before = at.floor().long()
+    return before, (before + 1).clamp(max=size - 1), at - before
 
 
 class ConvBlock(nn.Module):

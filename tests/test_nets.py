@@ -14,7 +14,14 @@ from sims_jax.labels import VOID
 from sims_jax.nets import layers
 from sims_jax.nets.densifier import Densifier, DensifierConfig
 from sims_jax.nets.ordering import Ordering, OrderingConfig
-from sims_jax.nets.synthesis import Synthesis, SynthesisConfig, fill_canvas
+from sims_jax.nets.synthesis import (
+    FILL_SCALES,
+    FULL_COVER,
+    LEAST_COVER,
+    Synthesis,
+    SynthesisConfig,
+    fill_canvas,
+)
 from sims_jax.nets.transformer import Transformer, TransformerConfig
 
 PAPER_CLASSES = 19
@@ -200,7 +207,7 @@ def test_rematerialisation_changes_neither_photo_nor_gradient():
     difference = optax.tree.norm(optax.tree.sub(slope, slope_again))
     assert difference < 1e-5 * optax.tree.norm(slope) > 0
     kept, kept_again = (kept_bytes(n, variables, inputs) for n in (net, remat))
-    assert kept_again < 0.7 * kept
+    assert kept_again < 0.8 * kept  # norms keep their input alone, in either
 
 
 def kept_bytes(net, variables, inputs):
@@ -280,6 +287,35 @@ def test_holes_take_the_colour_of_their_own_class():
     assert (car >= np.minimum(blue, grey) - 1e-5).all()
     assert (car <= np.maximum(blue, grey) + 1e-5).all()
     np.testing.assert_array_equal(filled[mask > 0], rgb[mask > 0])
+
+
+def fill_numpy(rgb, mask, onehot):
+    """Pull-push as its docstring has it: one field of colour a class, and one of any."""
+    of_any = np.ones_like(mask)[..., None]
+    fields = []
+    for member in np.moveaxis(np.concatenate([onehot, of_any], axis=-1), -1, 0):
+        weight = (member * mask)[..., None]
+        pyramid = [np.concatenate([rgb * weight, weight], axis=-1)]
+        for _ in range(FILL_SCALES):
+            pyramid.append(pool_numpy(pyramid[-1], np.mean))
+        filled = pyramid[-1] / np.maximum(pyramid[-1][..., 3:], LEAST_COVER)
+        for pulled in pyramid[-2:0:-1]:
+            own = np.minimum(pulled[..., 3:] / FULL_COVER, 1)
+            color = pulled / np.maximum(pulled[..., 3:], LEAST_COVER)
+            filled = own * color + (1 - own) * jax.image.resize(filled, pulled.shape, "bilinear")
+        fields.append(np.asarray(jax.image.resize(filled, pyramid[0].shape, "bilinear")))
+    pushed = np.einsum("kbhwc,bhwk->bhwc", fields[:-1], onehot)
+    pushed += (1 - pushed[..., 3:]) * fields[-1]
+    pushed = pushed[..., :3] / np.maximum(pushed[..., 3:], LEAST_COVER)
+    return np.where(mask[..., None] > 0, rgb, pushed)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (9, 13), (1, 5)])
+def test_holes_are_filled_as_by_the_twin(size):
+    onehot, rgb, mask = make_inputs("synthesis", 2, size)
+    rgb = rgb * mask[..., None]
+    expected = fill_numpy(*map(np.asarray, (rgb, mask, onehot)))
+    np.testing.assert_allclose(jax.jit(fill_canvas)(rgb, mask, onehot), expected, atol=1e-5)
 
 
 def test_of_an_empty_canvas_nothing_is_filled_in():
@@ -388,12 +424,57 @@ def test_upsampling_equals_jax_image_resize_forward_and_backward(size, of):
     assert layers.upsample(x.astype(jnp.bfloat16), size).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1), (2, 3)])
+def test_products_are_pooled_as_if_they_were_made(size):
+    a, b = (
+        jax.random.normal(jax.random.key(seed), (2, *size, channels))
+        for seed, channels in enumerate((4, 3))
+    )
+    made = (a[..., :, None] * b[..., None, :]).reshape(2, *size, -1)
+    np.testing.assert_allclose(
+        layers.average_pool_products(a, b), layers.average_pool(made), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size, of", [((6, 8), (3, 4)), ((5, 8), (3, 4)), ((1, 3), (1, 2))])
+def test_a_pixel_of_its_own_channel_is_that_of_the_upsampled(size, of):
+    x = jax.random.normal(jax.random.key(0), (2, *of, 4, 5))
+    channel = jax.random.randint(jax.random.key(1), (2, *size), 0, 5)
+    own, back = jax.vjp(lambda x: layers.upsample_own(x, channel), x)
+    every = lambda x: layers.upsample(x, size)  # noqa: E731
+    expected, plain = jax.vjp(
+        lambda x: jnp.take_along_axis(every(x), channel[..., None, None], axis=-1)[..., 0], x
+    )
+    np.testing.assert_allclose(own, expected, atol=1e-6)
+    np.testing.assert_allclose(back(own)[0], plain(own)[0], atol=1e-5)
+
+
 def test_one_hot_layout_gives_void_the_last_channel():
     layout = jnp.asarray([[[0, 2, VOID, 3]]], jnp.uint8)
     onehot = np.asarray(layers.one_hot_layout(layout, 3))
     assert onehot.dtype == np.float32
     np.testing.assert_array_equal(onehot.argmax(-1), [[[0, 2, 3, 3]]])
     np.testing.assert_array_equal(onehot.sum(-1), 1)
+
+
+def test_the_gradient_of_a_norm_is_that_of_its_definition():
+    def plain(x, scale, bias):
+        axes = (1, 2, 3)
+        mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        return (x - mean) / jnp.sqrt(variance + layers.NORM_EPSILON) * scale + bias
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, gradient = (
+        3 + jax.random.normal(keys[0], (2, 6, 8, 3)),
+        jax.random.normal(keys[1], (2, 6, 8, 3)),
+    )
+    rates = tuple(jax.random.normal(key, (3,)) for key in keys[2:])
+    (ours, back), (expected, plain_back) = (
+        jax.vjp(way, x, *rates) for way in (layers.normalize, plain)
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    for a, b in zip(back(gradient), plain_back(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_layer_norm_is_over_height_width_and_channels():

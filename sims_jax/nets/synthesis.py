@@ -13,9 +13,11 @@ from sims_jax.errors import InputError
 from sims_jax.nets.layers import (
     ConvBlock,
     average_pool,
+    average_pool_products,
     check_layout_channels,
     input_pyramid,
     upsample,
+    upsample_own,
 )
 
 CONVS_A_SCALE = 2  # of the decoder: SIMS, Sec. 6
@@ -74,20 +76,17 @@ def fill_canvas(
     weight = jnp.concatenate([layout_onehot * mask, mask], axis=-1)  # the last: of any class
     color = jnp.concatenate([canvas_rgb, jnp.ones_like(mask)], axis=-1)
     # Colours times weight, and weight: sums of these are means of what was seen, and how much.
-    # Of all classes red comes first, then green, blue and what was seen.
-    count = weight.shape[-1]
-    fields = jnp.concatenate([weight * color[..., i : i + 1] for i in range(4)], axis=-1)
-    pyramid = input_pyramid(fields, FILL_SCALES + 1)
-    seen = [jnp.tile(pulled[..., -count:], 4) for pulled in pyramid]
+    # Pixels themselves take part in none of the scales, so that the finest is half their size.
+    pyramid = input_pyramid(average_pool_products(color, weight), FILL_SCALES)
+    pyramid = [x.reshape(*x.shape[:-1], *color.shape[-1:], -1) for x in pyramid]
+    seen = [pulled[..., 3:, :] for pulled in pyramid]
     filled = pyramid[-1] / jnp.maximum(seen[-1], LEAST_COVER)
-    for pulled, cover in zip(pyramid[-2:0:-1], seen[-2:0:-1], strict=True):
+    for pulled, cover in zip(pyramid[-2::-1], seen[-2::-1], strict=True):
         own = jnp.minimum(cover / FULL_COVER, 1.0)
         inherited = upsample(filled, pulled.shape[1:3])
         filled = own * pulled / jnp.maximum(cover, LEAST_COVER) + (1.0 - own) * inherited
-    filled = jnp.split(upsample(filled, canvas_mask.shape[1:]), 4, axis=-1)
-    of_class = [jnp.sum(layout_onehot * x[..., :-1], axis=-1) for x in filled]
-    pushed = jnp.stack(of_class, axis=-1)
-    pushed += (1.0 - pushed[..., 3:]) * jnp.stack([x[..., -1] for x in filled], axis=-1)
+    pushed = upsample_own(filled[..., :-1], jnp.argmax(layout_onehot, axis=-1))
+    pushed += (1.0 - pushed[..., 3:]) * upsample(filled[..., -1], canvas_mask.shape[1:])
     pushed = pushed[..., :3] / jnp.maximum(pushed[..., 3:], LEAST_COVER)
     return mask * canvas_rgb + (1.0 - mask) * pushed
 

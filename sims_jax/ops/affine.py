@@ -11,12 +11,11 @@ it says for each pixel of the output where in the input to look, as a spatial tr
 (Jaderberg et al., 2015). Boxes are those of `boxes.py`.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int16, Num, Shaped
+from jaxtyping import Array, Bool, Float, Int, Int16, Num, Shaped
 
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 # Sides count as no smaller when they divide: the frame of an empty box is finite.
@@ -41,9 +40,12 @@ def sample_affine(
     height, width = image.shape[:2]
     out_height, out_width = (height, width) if size is None else size
     y, x = _source_pixels(affine, (out_height, out_width), (height, width))
-    # A border of zeros, and coordinates that stay within it, make the outside zero.
-    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
-    return _mix_corners(functools.partial(_read, padded), y, x, (height, width))
+
+    def read(row, column):
+        inside, found = _in_frame(row, column, (height, width)), _read(image, row - 1, column - 1)
+        return jnp.where(inside[..., None], found, jnp.zeros_like(found))
+
+    return _mix_corners(read, y, x, (height, width))
 
 
 def look_up(
@@ -74,12 +76,11 @@ def sample_cuts(
       place, component: of each pixel the map and the id of its cut; -1 gives 0.
       y, x: where in the map, counted from the first pixel's centre (`look_up`).
     """
-    height, width = place.shape
     there, wanted = component >= 0, component.astype(components.dtype)
 
     def read(row, column):
-        inside = there & (row > 0) & (row <= height) & (column > 0) & (column <= width)
         found = _read(components, place, row - 1, column - 1)
+        inside = there & _in_frame(row, column, place.shape)
         return (inside & (found == wanted)).astype(jnp.float32)[..., None]
 
     return _mix_corners(read, y, x, place.shape)[..., 0]
@@ -252,6 +253,14 @@ def _source_pixels(
         return affine[..., row, 0] * x + affine[..., row, 1] * y + affine[..., row, 2] + middle
 
     return look(1, image_size[0] / 2 - 0.5), look(0, image_size[1] / 2 - 0.5)
+
+
+def _in_frame(
+    row: Int[Array, "h w"], column: Int[Array, "h w"], image_size: tuple[int, int]
+) -> Bool[Array, "h w"]:
+    """Not in the border that `_mix_corners` counts."""
+    height, width = image_size
+    return (row > 0) & (row <= height) & (column > 0) & (column <= width)
 
 
 def _mix_corners(
