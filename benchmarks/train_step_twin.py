@@ -1,8 +1,8 @@
 """The synthesis step in PyTorch: the same networks, loss and update, from the same weights.
 
-Written as one would write it in PyTorch: NCHW in channels_last, the library's own pooling, norms
-and resizing, fused Adam. Modules have the names of ours, so that `copy_weights` goes by name. The
-canvas is given; making it is left to us.
+Written as one would write it in PyTorch: NCHW in channels_last, fused Adam, and the library's own
+pooling, norms and resizing, but where a pixel is resized in one class alone. Modules have the names
+of ours, so that `copy_weights` goes by name. The canvas is given; making it is left to us.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ def fill_canvas(rgb: Tensor, mask: Tensor, onehot: Tensor) -> Tensor:
 
 
 def upsample_own(x: Tensor, channel: Tensor) -> Tensor:
-    """As `nets.layers.upsample_own`; x [B, C, K, h, w], channel [B, H, W]."""
+    """As `nets.scales.upsample_own`; x [B, C, K, h, w], channel [B, H, W]."""
     x = x.permute(0, 3, 4, 1, 2)
     (batch, *of, channels, _), (_, *size) = x.shape, channel.shape
     entries = x.flatten(0, 3)
@@ -91,6 +91,7 @@ def upsample_own(x: Tensor, channel: Tensor) -> Tensor:
 
 
 def neighbors(size: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of an axis brought to `length`: the two entries each lies between, and how far on."""
     at = ((torch.arange(length) + 0.5) * size / length - 0.5).clamp(0, size - 1)
     before = at.floor().long()
     return before, (before + 1).clamp(max=size - 1), at - before

@@ -20,7 +20,7 @@ from sims_jax.evaluation import judged as judged_sets
 from sims_jax.evaluation import protocol, report
 from sims_jax.evaluation.baselines import retrieve_photos
 from sims_jax.labels import VOID, write_layout
-from sims_jax.nets.layers import average_pool, upsample
+from sims_jax.nets.scales import average_pool, upsample
 from sims_jax.ops.light import DARK, measure_light, relight, sharpen
 from sims_jax.ops.sheet import GAP_PX, to_uint8, write_picture
 

@@ -11,7 +11,7 @@ from conftest import load_config, random_params
 
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params
 from sims_jax.errors import InputError
-from sims_jax.nets.layers import average_pool
+from sims_jax.nets.scales import average_pool
 from sims_jax.nets.synthesis import Synthesis, SynthesisConfig
 from sims_jax.networks import make_networks
 from sims_jax.training.dry_run import invent_tasks

@@ -25,7 +25,8 @@ from sims_jax.checkpoints import digest_params
 from sims_jax.errors import InputError
 from sims_jax.evaluation.kept import train_once
 from sims_jax.labels import VOID, LabelSpace
-from sims_jax.nets.layers import LEAK, ConvBlock, LayerNorm, average_pool, upsample
+from sims_jax.nets.layers import LEAK, ConvBlock, LayerNorm
+from sims_jax.nets.scales import average_pool, upsample
 from sims_jax.ops.resize import resize_labels
 from sims_jax.training.loop import TrainConfig
 from sims_jax.training.tasks.heldout import map_examples

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from sims_jax.nets.layers import ConvBlock, check_layout_channels, input_pyramid, upsample
+from sims_jax.nets.layers import ConvBlock, check_layout_channels
+from sims_jax.nets.scales import input_pyramid, upsample
 from sims_jax.ops.nearest import fill_nearest
 
 CONVS_A_SCALE = 2  # Chen & Koltun 2017, Sec. 3

@@ -10,11 +10,10 @@ from jaxtyping import Array, Float
 
 from sims_jax.config import check_as_many
 from sims_jax.errors import InputError
-from sims_jax.nets.layers import (
-    ConvBlock,
+from sims_jax.nets.layers import ConvBlock, check_layout_channels
+from sims_jax.nets.scales import (
     average_pool,
     average_pool_products,
-    check_layout_channels,
     input_pyramid,
     upsample,
     upsample_own,
@@ -69,6 +68,10 @@ def fill_canvas(
     Pull-push: pixels are averaged to coarser and coarser scales, one field of colour a class, and
     from the coarsest on each scale overrules what it inherits as far as it has pixels of its own.
     Of an empty canvas it makes black. Differentiable in `canvas_rgb`.
+
+    Args:
+      canvas_rgb, canvas_mask: as `Synthesis` takes them.
+      layout_onehot: of one class a pixel.
 
     Source: Gortler et al., "The Lumigraph", 1996, Sec. 3.4.
     """

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError
 
 from sims_jax.errors import InputError
-from sims_jax.nets.layers import upsample
+from sims_jax.nets.scales import upsample
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVS = (2, 2, 4, 4, 2)  # of VGG-19's (2, 2, 4, 4, 4); nothing after conv5_2 is used

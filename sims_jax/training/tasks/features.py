@@ -17,7 +17,7 @@ from sims_jax.bank.photo import as_float
 from sims_jax.bank.store import Store
 from sims_jax.errors import InputError
 from sims_jax.losses import calibrate_weights, local_deviations, perceptual_loss
-from sims_jax.nets.layers import input_pyramid
+from sims_jax.nets.scales import input_pyramid
 from sims_jax.nets.vgg import FEATURES, VGG, VGGConfig, VGGSegmenter
 from sims_jax.training.tasks.heldout import average_over, spread
 from sims_jax.training.tasks.segmenter import SegmenterTask, mirrored
