@@ -3,7 +3,7 @@
 Command:   python train.py --config=configs/camvid.py:small --workdir=runs/camvid \
                --config.data.root=FOLDER_OF_CAMVID
 Hardware:  :small two CPU cores; without an argument one GPU
-Time:      :small three quarters of an hour, on a machine with other work
+Time:      :small an hour, most of it for f
 Expected:  :small photos of 120x160 as in docs/photos.md; the other has not been run to its end
 
 To judge on streets that were never seen, hold out a whole video:
@@ -107,7 +107,7 @@ def small() -> ConfigDict:
                 consistency_weight=1.0,
                 texture_weight=1.0,
                 init_from="",  # workdir of a finished run with a smaller network
-                train=train(2400, 4, 2e-3),
+                train=train(5000, 4, 2e-3),
             ),
         )
     )
