@@ -57,9 +57,10 @@ def make_inputs(name, batch, size, classes=CLASSES, seed=0):
     }[name]
 
 
-def make_net(name, size=(24, 32), batch=2, dtype=jnp.float32):
+def make_net(name, size=(24, 32), batch=2, dtype=jnp.float32, **changes):
     """A small network, parameters of which none is zero (as some are initialised), and inputs."""
     net, inputs = small_net(name, dtype), make_inputs(name, batch, size)
+    net = net.clone(config=dataclasses.replace(net.config, **changes))
     rng = np.random.default_rng(7)
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(0.1, 0.3, leaf.shape), leaf.dtype),
@@ -195,7 +196,7 @@ def test_bfloat16_keeps_float32_parameters(name):
 
 def test_rematerialisation_changes_neither_photo_nor_gradient():
     """The photo to the bit, the gradient up to the rounding of another program."""
-    net, variables, inputs = make_net("synthesis")
+    net, variables, inputs = make_net("synthesis", decoder_widths=(8, 8, 8))
     remat = net.clone(config=dataclasses.replace(net.config, remat=True))
 
     def slope_of(net):
@@ -207,7 +208,7 @@ def test_rematerialisation_changes_neither_photo_nor_gradient():
     difference = optax.tree.norm(optax.tree.sub(slope, slope_again))
     assert difference < 1e-5 * optax.tree.norm(slope) > 0
     kept, kept_again = (kept_bytes(n, variables, inputs) for n in (net, remat))
-    assert kept_again < 0.8 * kept  # norms keep their input alone, in either
+    assert kept_again < 0.7 * kept
 
 
 def kept_bytes(net, variables, inputs):

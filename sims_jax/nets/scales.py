@@ -1,7 +1,4 @@
-"""From one scale to another: pooling, bilinear upsampling, pyramids.
-
-Written with slices and sums, which CPUs do faster than windows and products with matrices.
-"""
+"""From one scale to another: pooling, bilinear upsampling, pyramids."""
 
 import functools
 from collections.abc import Callable

@@ -81,7 +81,7 @@ def fill_canvas(
     # Colours times weight, and weight: sums of these are means of what was seen, and how much.
     # Pixels themselves take part in none of the scales, so that the finest is half their size.
     pyramid = input_pyramid(average_pool_products(color, weight), FILL_SCALES)
-    pyramid = [x.reshape(*x.shape[:-1], *color.shape[-1:], -1) for x in pyramid]
+    pyramid = [x.reshape(*x.shape[:-1], color.shape[-1], -1) for x in pyramid]
     seen = [pulled[..., 3:, :] for pulled in pyramid]
     filled = pyramid[-1] / jnp.maximum(seen[-1], LEAST_COVER)
     for pulled, cover in zip(pyramid[-2::-1], seen[-2::-1], strict=True):
