@@ -62,6 +62,7 @@ LITTLE_TRANSFER = {"simulation.transfer_share": 0.2, "simulation.transfer_least"
 ONE_LIGHT = {"simulation.relight_share": 0.0}
 ONE_BY_ONE = {"pipeline.light_weight": 0.0}
 WHOLE_ROWS = {"pipeline.max_aspect": 0.0}
+WHOLE_THINGS = {"pipeline.cut_empty": False}
 ONE_LAYER = {"canvas.layers": 1}
 RAGGED = {"bank.smoothing_frac": 0.0}
 INCONSISTENT = {"synthesis.consistency_weight": 0.0}
@@ -81,6 +82,7 @@ PAPER = {
     "transfer": LITTLE_TRANSFER,
     "relight": ONE_LIGHT,
     "cut": WHOLE_ROWS,
+    "cut-empty": WHOLE_THINGS,
     "together": ONE_BY_ONE,
     "layers": ONE_LAYER,
     "consistency": INCONSISTENT,
@@ -105,6 +107,7 @@ VARIANTS = {
     "no-holes": {"simulation.missing_share": 0.0, "simulation.empty_share": 0.0},
     "no-relight": ONE_LIGHT,
     "no-cut": WHOLE_ROWS,
+    "no-cut-empty": WHOLE_THINGS,
     "one-by-one": ONE_BY_ONE,
     "one-layer": ONE_LAYER,
     "no-consistency": INCONSISTENT,
@@ -125,6 +128,7 @@ F_ALONE_READS = ("canvas", "simulation", "pipeline")
 NO_STAGE_READS = (
     "stages",
     "pipeline.max_aspect",
+    "pipeline.cut_empty",
     "pipeline.max_pairs",
     "pipeline.chunk",
     "canvas.adherence",

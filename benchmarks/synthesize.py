@@ -24,7 +24,6 @@ The fairest objection: SPADE needs no bank, and was made to be good, not small; 
 is said by `python -m sims_jax.evaluate`, not here.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -146,12 +145,7 @@ def measure(model: Model, layouts: np.ndarray, rounds: int) -> dict:
 
 def make_parts(model: Model, layouts: np.ndarray) -> dict[str, Callable]:
     """Calls of the pipeline's parts, `canvas` with what comes before it."""
-    rows, networks = model.bank.rows, model.params.networks
-    options = {
-        "candidates": networks.pipeline.candidates,
-        "max_aspect": networks.pipeline.max_aspect,
-    }
-    match = jax.jit(functools.partial(pipeline.match, **options))
+    match = jax.jit(lambda *arguments: pipeline.retrieve(*arguments))
     # Of a program, what leads to no result is not computed.
     canvas = jax.jit(lambda *arguments: pipeline.synthesize(*arguments)[0].canvas)
     paint = jax.jit(pipeline.paint)
@@ -162,7 +156,7 @@ def make_parts(model: Model, layouts: np.ndarray) -> dict[str, Callable]:
     weights = jax.jit(paper.init)(jax.random.key(0), *(x[:1, :16, :16] for x in inputs))
     paint_paper = jax.jit(paper.apply)
     return {
-        "match": lambda: jax.block_until_ready(match(rows, layouts)),
+        "match": lambda: jax.block_until_ready(match(model.params, model.bank, layouts)),
         "canvas": lambda: jax.block_until_ready(canvas(model.params, model.bank, layouts)),
         "paint": lambda: jax.block_until_ready(paint(model.params, made)),
         "paper": lambda: jax.block_until_ready(paint_paper(weights, *inputs)),

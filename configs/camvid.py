@@ -77,7 +77,14 @@ def small() -> ConfigDict:
                 empty_share=0.05,
                 relight_share=0.5,
             ),
-            pipeline=dict(candidates=16, light_weight=0.25, max_pairs=96, chunk=16, max_aspect=3.0),
+            pipeline=dict(
+                candidates=16,
+                light_weight=0.25,
+                max_pairs=96,
+                chunk=16,
+                max_aspect=3.0,
+                cut_empty=True,
+            ),
             features=dict(weights="", width_multiplier=0.25, train=train(700, 8, 1e-3)),
             transformer=dict(
                 net=dict(widths=(16, 32, 64, 64), convs=(1, 1, 1, 1), box_size=(32, 64)),

@@ -98,7 +98,14 @@ def at_256() -> ConfigDict:
                 empty_share=0.05,
                 relight_share=0.0,
             ),
-            pipeline=dict(candidates=10, light_weight=0.0, max_pairs=128, chunk=8, max_aspect=0.0),
+            pipeline=dict(
+                candidates=10,
+                light_weight=0.0,
+                max_pairs=128,
+                chunk=8,
+                max_aspect=0.0,
+                cut_empty=False,
+            ),
             features=dict(
                 weights="",
                 width_multiplier=1.0,

@@ -69,7 +69,14 @@ def get_config(folder: str = "") -> ConfigDict:
                 empty_share=0.1,
                 relight_share=0.0,
             ),
-            pipeline=dict(candidates=8, light_weight=0.25, max_pairs=64, chunk=16, max_aspect=3.0),
+            pipeline=dict(
+                candidates=8,
+                light_weight=0.25,
+                max_pairs=64,
+                chunk=16,
+                max_aspect=3.0,
+                cut_empty=True,
+            ),
             features=dict(weights="", width_multiplier=0.25, train=train(200, 8, 1e-3)),
             transformer=dict(
                 net=dict(widths=(16, 32, 64, 64), convs=(1, 1, 1, 1), box_size=(32, 64)),

@@ -14,11 +14,12 @@ _HOME = {
     "Result": "result",
     "Source": "result",
     "load": "model",
-    "choose": "pipeline",
-    "fill": "pipeline",
+    "choose": "retrieval",
+    "fill": "retrieval",
     "gather": "pipeline",
-    "match": "pipeline",
+    "match": "retrieval",
     "render": "pipeline",
+    "retrieve": "retrieval",
     "synthesize": "pipeline",
 }
 __all__ = sorted(_HOME)

@@ -33,6 +33,8 @@ class PipelineConfig:
       max_aspect: of one thing; wider ones without an instance id, cars in a row, are cut before
         retrieval (`sims_jax.bank.segments`). 0: none is, as in the paper and in workdirs whose
         config does not say.
+      cut_empty: what the pieces leave empty of things is cut off from them, and searched for again
+        (`sims_jax.retrieval`). Not in the paper, nor in workdirs whose config does not say.
     """
 
     candidates: int
@@ -40,6 +42,7 @@ class PipelineConfig:
     max_pairs: int
     chunk: int
     max_aspect: float = 0.0
+    cut_empty: bool = False
 
     def __post_init__(self):
         check_numbers(self, candidates=1, max_pairs=0, chunk=1)

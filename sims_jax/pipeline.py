@@ -1,10 +1,9 @@
-"""The whole of SIMS as one program: match, choose, gather, render.
+"""The whole of SIMS as one program: retrieve, gather, render.
 
-    match(rows, layouts)                      components and retrieval            (bank/match.py)
-    choose(params, bank, matches)             one row a segment          (bank/choose.py, fill)
+    retrieve(params, bank, layouts)           segments, and one row for each    (retrieval.py)
     gather(bank, matches)                     the winners' pixels             (bank/pixels.py)
     render(params, layouts, matches, pixels)  transformation, order, canvas, photo
-    synthesize(params, bank, layouts)         the four, jitted together
+    synthesize(params, bank, layouts)         the three, jitted together
     synthesize_from_disk                      the same, of a bank larger than its devices
 
 `Matches` may be edited in between: another candidate, a row of one's own choice.
@@ -18,10 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from sims_jax.bank.choose import choose_candidate, prefer_alike
-from sims_jax.bank.cover import candidate_cells, prefer_filling
 from sims_jax.bank.disk import DiskBank
-from sims_jax.bank.match import match
 from sims_jax.bank.photo import as_float
 from sims_jax.bank.pixels import as_pieces, cut, locate, locate_pieces, used_rows
 from sims_jax.bank.pixels import gather as gather  # one of the steps above
@@ -43,6 +39,7 @@ from sims_jax.nets.synthesis import Synthesis as SynthesisNetwork
 from sims_jax.networks import Params
 from sims_jax.ops.chunks import map_chunks
 from sims_jax.ops.light import Light, measure_light, relight_pieces, sharpen
+from sims_jax.retrieval import retrieve
 from sims_jax.rng import stream_key
 from sims_jax.types import (
     Bank,
@@ -55,43 +52,6 @@ from sims_jax.types import (
     Segments,
     Synthesis,
 )
-
-
-def choose(
-    params: Params,
-    bank: Bank | DiskBank,
-    matches: Matches,
-    candidate: Int[Array, ""] | int = 0,
-    reference: Light | None = None,
-) -> Matches:
-    """Chooses every segment's row, by its overlap and by the light that all are to have.
-
-    And `fill`s what they leave empty. Not to be jitted where the photos are on disk.
-
-    Args:
-      params: the networks.     bank, matches: what the rows were found in, and what was found.
-      candidate: 0 uses every segment's best row, 1 its second, ...
-      reference: the light that is wanted; None takes what suits the segments best.
-    """
-    weight = params.networks.pipeline.light_weight
-    if weight:
-        grid, wanted = bank.rows.spec.grid, None if reference is None else reference.mean
-        matches = prefer_alike(matches, bank.light, grid, weight, wanted)
-    return fill(params, bank, choose_candidate(matches, candidate))
-
-
-def fill(params: Params, bank: Bank | DiskBank, matches: Matches) -> Matches:
-    """Orders the candidates beside the chosen ones by how well they fill what these leave empty.
-
-    The last step of `choose` (`bank/cover.py`). To be called after an edit of what `match` found.
-    """
-    networks = params.networks
-    layers, weight = networks.canvas.layers, networks.pipeline.light_weight
-    if layers == 1:
-        return matches
-    on_disk = isinstance(bank, DiskBank)
-    cells = bank.cells(matches.row) if on_disk else candidate_cells(bank, matches.row)
-    return prefer_filling(matches, cells, bank.light, bank.rows.spec.grid, layers, weight)
 
 
 def render(
@@ -188,22 +148,22 @@ def synthesize(
     Args:
       params: the networks.     bank: the memory bank, on the devices.
       layouts: class ids at the model's working size, 255 void.
-      candidate: as in `choose`.
+      candidate: as in `retrieve`.
       exclude: photos of the bank that may not be used, for each layout.
       instances: instance ids (0 none), which cut the segments where given.
       adherence: "segment" or "layout" instead of the config's.
       reference: the light that segments are chosen for and brought into, and how sharp the photo
         is to be.
     """
-    matches = match(
-        bank.rows,
+    matches = retrieve(
+        params,
+        bank,
         layouts,
-        candidates=params.networks.pipeline.candidates,
+        candidate=candidate,
         exclude=exclude,
         instances=instances,
-        max_aspect=params.networks.pipeline.max_aspect,
+        reference=reference,
     )
-    matches = choose(params, bank, matches, candidate, reference)
     pieces = locate_pieces(bank, matches, params.networks.canvas.layers)
     return _render(params, layouts, matches, pieces, adherence, reference), matches
 
@@ -227,14 +187,15 @@ def synthesize_from_disk(
     Raises:
       InputError: a file of the bank is missing or damaged; the message names it.
     """
-    matches = bank.match(
+    matches = retrieve(
+        params,
+        bank,
         layouts,
-        candidates=params.networks.pipeline.candidates,
+        candidate=candidate,
         exclude=exclude,
         instances=instances,
-        max_aspect=params.networks.pipeline.max_aspect,
+        reference=reference,
     )
-    matches = jax.device_get(choose(params, bank, matches, candidate, reference))
     photos, row = bank.fetch(np.asarray(used_rows(matches, params.networks.canvas.layers)))
     spec = bank.store.spec
     synthesis = _render_photos(

@@ -116,7 +116,7 @@ def tiny_config():
             image_size=(48, 64), grid=(24, 32), max_segments=16, min_area_frac=0.004, donors=2
         )
         config.pipeline.update(
-            candidates=3, light_weight=1.0, max_pairs=16, chunk=8, max_aspect=1.5
+            candidates=3, light_weight=1.0, max_pairs=16, chunk=8, max_aspect=1.5, cut_empty=True
         )
         config.canvas.layers = 2
         config.simulation.relight_share = 0.5

@@ -9,7 +9,7 @@ import pytest
 from conftest import load_config
 from scipy import ndimage
 
-from sims_jax import pipeline
+from sims_jax import pipeline, retrieval
 from sims_jax.bank.build import build_bank
 from sims_jax.bank.choose import prefer_alike
 from sims_jax.bank.cover import candidate_cells, prefer_filling
@@ -100,7 +100,7 @@ def compose_without_transformer(bank, layouts, networks):
     @jax.jit
     def compose(layout, key):
         layers, options = networks.canvas.layers, networks.pipeline
-        matches = pipeline.match(
+        matches = retrieval.match(
             bank.rows,
             layout[None],
             candidates=options.candidates,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_choose import CANDIDATES, GRID, SEGMENTS, draw_light, draw_matches
 
-from sims_jax import pipeline
+from sims_jax import pipeline, retrieval
 from sims_jax.bank.choose import LIGHT_STEPS, choose_candidate
 from sims_jax.bank.cover import candidate_cells, order_filling, prefer_filling
 from sims_jax.bank.device import to_device
@@ -116,7 +116,7 @@ def test_cells_are_the_same_on_one_device_on_eight_and_on_disk(tiny_stores):
     store, heldout = tiny_stores
     spec, layouts = store.spec, jnp.asarray(heldout.layout[:2])
     one, eight = (to_device(store, jax.devices()[:count]) for count in (1, 8))
-    matches = jax.device_get(jax.jit(lambda rows: pipeline.match(rows, layouts))(one.rows))
+    matches = jax.device_get(jax.jit(lambda rows: retrieval.match(rows, layouts))(one.rows))
     row = np.concatenate([matches.row, np.full_like(matches.row[..., :1], -1)], axis=-1)
     row[1] = -1  # of a layout nothing is found
     expected = np.zeros((*row.shape, *spec.grid), bool)
@@ -137,7 +137,9 @@ def test_canvases_are_fuller_for_it(tiny_model, tiny_stores, monkeypatch):
     """With as many layers, of the same segments' first pieces."""
     bank = to_device(tiny_stores[0], jax.devices()[:1])
     params = jax.device_put(jax.device_get(tiny_model.params), jax.devices()[0])
-    pipe = dataclasses.replace(params.networks.pipeline, candidates=8, light_weight=0.0)
+    pipe = dataclasses.replace(
+        params.networks.pipeline, candidates=8, light_weight=0.0, cut_empty=False
+    )
     params = params.replace(networks=dataclasses.replace(params.networks, pipeline=pipe))
     layouts = jnp.asarray(tiny_stores[1].layout)
 
@@ -148,7 +150,7 @@ def test_canvases_are_fuller_for_it(tiny_model, tiny_stores, monkeypatch):
         return np.asarray(first), float((synthesis.canvas.source >= 0).mean())
 
     first, covering = fill()
-    monkeypatch.setattr(pipeline, "prefer_filling", lambda matches, *_: matches)
+    monkeypatch.setattr(retrieval, "prefer_filling", lambda matches, *_: matches)
     again, plain = fill()
     np.testing.assert_array_equal(first, again)
     assert covering > plain
@@ -163,7 +165,7 @@ def test_donors_are_layered_as_composition_layers(tiny_stores):
     )
     donors = find_donors(heldout, DiskBank(bank.rows, store), config)
     assert donors.shape == (len(heldout.row_photo), 2, layers)
-    find = jax.jit(pipeline.match, static_argnames="candidates")
+    find = jax.jit(retrieval.match, static_argnames="candidates")
     instances = heldout.instances.astype(np.int32)
     matches = find(bank.rows, heldout.layout, candidates=candidates, instances=instances)
     cells = candidate_cells(bank, matches.row)
@@ -190,12 +192,12 @@ def test_what_is_edited_is_filled_again(tiny_model, tiny_stores):
 
     @jax.jit
     def both(bank):
-        matches = pipeline.match(bank.rows, layouts, candidates=8)
+        matches = retrieval.match(bank.rows, layouts, candidates=8)
         edited = choose_candidate(matches, 1)
         return (
             edited,
-            pipeline.fill(params, bank, edited),
-            pipeline.choose(params, bank, matches, 1),
+            retrieval.fill(params, bank, edited),
+            retrieval.choose(params, bank, matches, 1),
         )
 
     edited, filled, expected = both(bank)

@@ -29,7 +29,7 @@ LAYERS = (
     ("nets",),
     ("canvas",),
     ("losses", "metrics"),
-    ("checkpoints", "networks", "pipeline", "result", "model"),
+    ("checkpoints", "networks", "retrieval", "pipeline", "result", "model"),
     ("training",),
     ("evaluation",),
     ("commands",),

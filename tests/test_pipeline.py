@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import sims_jax
-from sims_jax import model, pipeline
+from sims_jax import model, pipeline, retrieval
 from sims_jax.bank.choose import choose_candidate, sample_candidates
 from sims_jax.bank.device import to_device
 from sims_jax.bank.score import score_pairs, score_unit
@@ -31,7 +31,7 @@ def found(tiny_model, layouts):
 
     @jax.jit
     def find(bank, layouts):
-        matches = pipeline.match(bank.rows, layouts, candidates=3)
+        matches = retrieval.match(bank.rows, layouts, candidates=3)
         return matches, pipeline.gather(bank, matches)
 
     everything = tiny_model.params, layouts[:2], *find(tiny_model.bank, layouts[:2])
@@ -289,7 +289,7 @@ def test_a_row_of_ones_own_choice(found, tiny_model):
 
 def test_candidates_are_sampled_by_key(tiny_model, layouts):
     layouts = jnp.asarray(layouts)
-    matches = pipeline.match(tiny_model.bank.rows, layouts, candidates=4)
+    matches = retrieval.match(tiny_model.bank.rows, layouts, candidates=4)
     found = np.asarray((matches.row >= 0).sum(axis=-1))
     first, again, other = (
         np.asarray(sample_candidates(matches, jax.random.key(seed), 3).chosen) for seed in (0, 0, 1)
@@ -309,11 +309,12 @@ def test_instances_cut_segments_and_so_do_rows_of_things(tiny_model):
         [s for s in tiny_model.synthesize(layout, instances=i).segments if s.class_name == "car"]
         for i in (one, two, None)
     ]
-    assert [[(s.box[1], s.box[3]) for s in some] for some in found] == [
-        [(10, 50)],
-        [(10, 25), (25, 50)],
-        [(10, 30), (30, 50)],  # wider than config.pipeline.max_aspect
+    assert [{(s.box[1], s.box[3]) for s in some} for some in found] == [
+        {(10, 50)},
+        {(10, 25), (25, 50)},
+        {(10, 30), (30, 50)},  # wider than config.pipeline.max_aspect
     ]
+    assert len(found[0]) == 1 and len(found[1]) == 2  # nothing is cut off from what has an id
     assert all(s.photo_id for some in found for s in some)
     assert found[1][0].row_id != found[1][1].row_id
 

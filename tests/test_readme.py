@@ -75,7 +75,7 @@ def test_python_imports():
     blocks = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "README.md"], re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
-    assert "from sims_jax import choose, gather, match, render" in imports
+    assert "from sims_jax import gather, render, retrieve" in imports
     exec("\n".join(imports), {})
 
 

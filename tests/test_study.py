@@ -46,6 +46,7 @@ def digests(config, name=AS_IS, seed=0):
     [
         ("silhouettes-no-ordering", set()),
         ("no-cut", set()),
+        ("no-cut-empty", set()),
         ("paper", {"synthesis"}),
         ("no-transfer", {"synthesis"}),
         ("no-segmentation", {"synthesis"}),
@@ -70,8 +71,9 @@ def test_a_bank_that_is_split_otherwise_is_another_for_every_stage(tiny_config):
 def test_a_config_of_before_is_read_as_it_was(tiny_config):
     config = copy.deepcopy(vary(tiny_config, AS_IS, 0))
     with config.unlocked():
-        del config.pipeline.max_aspect
-    assert make_networks(config, SCENES).pipeline.max_aspect == 0
+        del config.pipeline.max_aspect, config.pipeline.cut_empty
+    networks = make_networks(config, SCENES)
+    assert networks.pipeline.max_aspect == 0 and not networks.pipeline.cut_empty
     assert {stage: digest_stage(stage, config) for stage in STAGES} == digests(tiny_config)
 
 

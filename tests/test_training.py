@@ -19,7 +19,7 @@ from conftest import write_config
 from toy import Toy, toy_config
 
 import sims_jax
-from sims_jax import pipeline
+from sims_jax import pipeline, retrieval
 from sims_jax.bank.store import open_bank
 from sims_jax.checkpoints import DONE_FILE, Checkpoints, digest_params, restore_finished
 from sims_jax.config import CONFIG_FILE, save_config
@@ -251,7 +251,7 @@ def test_a_trained_model_learns_from_its_photos(finished):
     assert moved[best] > 0, "no answer of the transformer was used"
 
     layout, target = layouts[best : best + 1], photos[best] / np.float32(255)
-    matches = jax.jit(pipeline.match, static_argnames="candidates")(
+    matches = jax.jit(retrieval.match, static_argnames="candidates")(
         model.bank.rows, layout, candidates=1
     )
     pixels = jax.jit(pipeline.gather)(model.bank, matches)

@@ -1,4 +1,4 @@
-"""Which candidates fill a segment: those that cover most of what is left empty.
+"""Which candidates fill a segment, those that cover most of what is left empty; and what none does.
 
 A segment's pieces are pasted in layers (`CanvasConfig`): where the chosen one leaves its component
 empty, the next shows. What the chosen one lacks, those that overlap best mostly lack, too. So of
@@ -9,6 +9,8 @@ all candidates that one comes next which has the highest
 with the share of the component's cells that it covers where those before do not, and the light of
 its photo as in `choose.py`; and so on for each layer. Rows count where they stand, before they are
 aligned, and all in integers, on the retrieval grid, so that every program and device chooses alike.
+
+Of things, what is empty after all layers is cut off, so that something else is found for it.
 
 Not in SIMS, which pastes one piece a segment.
 """
@@ -21,12 +23,15 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from sims_jax.bank.choose import OVERLAP_STEPS, in_order, light_cost
 from sims_jax.bank.pixels import read_rows
-from sims_jax.ops.bits import WORD_BITS, count_bits, pack_bits
+from sims_jax.ops.bits import WORD_BITS, count_bits, pack_bits, read_bits
 from sims_jax.ops.chunks import map_chunks
+from sims_jax.ops.components import is_one_of
+from sims_jax.ops.morphology import dilate, distance_to_change
 from sims_jax.ops.resize import resize_labels
-from sims_jax.types import Bank, BankSpec, Matches, Pieces
+from sims_jax.types import Bank, BankSpec, Matches, Pieces, Segments
 
 _SEGMENTS_AT_ONCE = 8  # of a layout; as many of which nothing was found are skipped
+_MOST_EMPTY = 9, 10  # of a segment's cells, as a fraction: of one with more nothing is cut off
 _SHARE_BITS = 17  # of an area; with the steps of an overlap they stay below 2^31
 
 
@@ -99,6 +104,58 @@ def order_filling(
     cost = light_cost(own, jnp.take_along_axis(own, chosen[..., None, None], axis=-2), weight)
     order = jax.vmap(jax.vmap(functools.partial(_order_one, layers)))
     return order(cells, row >= 0, cost, wanted, chosen)
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def cut_empty(
+    segments: Segments,
+    cells: UInt32[Array, "B N L words"],
+    instances: Int[Array, "B H W"],
+    spec: BankSpec,
+) -> tuple[Int[Array, "B H W"], Bool[Array, ""]]:
+    """Cuts off what their pieces leave empty of things: instance ids for `split_layout`.
+
+    Things are segments of no context class, and without an instance id. Strips of a cell are not
+    cut off, nor is anything of a segment of which hardly anything was found.
+
+    Args:
+      segments: of layouts.
+      cells: of the grid that each segment's pieces cover.
+      instances: the ids that the layouts came with, 0 where there is none.
+
+    Returns:
+      Ids that keep the segments apart, and what is cut off from them; whether anything is.
+    """
+    context = spec.labels.ids(spec.labels.context)
+    things = segments.valid & ~is_one_of(segments.class_id, context)
+    covered = jax.lax.reduce(cells, jnp.uint32(0), jax.lax.bitwise_or, (2,))
+    cut = jax.vmap(functools.partial(_find_empty, spec))(segments.component, things, covered)
+    cut &= instances == 0
+    number = segments.component + 1  # 0 for no segment
+    return jnp.where(cut, number + segments.class_id.shape[-1], number), cut.any()
+
+
+def _find_empty(
+    spec: BankSpec,
+    component: Int[Array, "H W"],
+    things: Bool[Array, "N"],
+    covered: UInt32[Array, "N words"],
+) -> Bool[Array, "H W"]:
+    """The pixels of one layout that are cut off."""
+    small, count = resize_labels(component, spec.grid), len(things)
+    cell = jnp.arange(small.size, dtype=jnp.int32).reshape(small.shape)
+    empty = ~read_bits(covered, jnp.maximum(small, 0), cell)
+    # In a table of segments the last row is of the cells of none, whose number is -1.
+    inside = jnp.zeros(count + 1, jnp.int32).at[small].add(1)
+    left = jnp.zeros(count + 1, jnp.int32).at[small].add(empty.astype(jnp.int32))
+    partly = _MOST_EMPTY[1] * left <= _MOST_EMPTY[0] * inside
+    partly &= jnp.pad(things, (0, 1))
+    empty = resize_labels(empty, spec.image_size) & partly[component]
+    owner = jnp.where(empty, component, -1)
+    cell_px = -(-spec.image_size[0] // spec.grid[0])
+    radius_px = (cell_px + 1) // 2
+    core = empty & (distance_to_change(owner, radius_px + 1) > radius_px)
+    return dilate(core, radius_px)  # into pixels of the same segment alone
 
 
 def _order_one(
