@@ -8,11 +8,11 @@ model there instead, at its own size, on its own layouts. Times do not depend on
 learned.
 
 `ours_ms`: the median of one call of `model.synthesize`, everything included. `parts_ms`, each a
-program of its own: `match` (components and retrieval), `canvas` (choice, alignment, order,
-composition), `paint` (the synthesis network), and `host`, what of the call is left. `peer_ms`: the
-forward pass of SPADE's generator (`benchmarks.spade`; checked: 92.6 M parameters, 281 GMAC at
-256x512, to 1 %), on as many threads, channels_last, in float32, all calls in turn; `peer_bf16_ms`:
-under bfloat16 autocast.
+program of its own: `match` (components and retrieval), `canvas` (choice, the search for what is
+cut off, alignment, order, composition), `paint` (the synthesis network), and `host`, what of the
+call is left. `peer_ms`: the forward pass of SPADE's generator (`benchmarks.spade`; checked: 92.6 M
+parameters, 281 GMAC at 256x512, to 1 %), on as many threads, channels_last, in float32, all calls
+in turn; `peer_bf16_ms`: under bfloat16 autocast.
 `ratio_peer`: peer / ours, float32. `paper_width_ms`: the synthesis network at the paper's widths
 (SIMS, 55.7 M parameters), to be read in place of `paint`. `compile_s`: the first call less the
 median; `cached_compile_s`: the same when the programs are kept from before (README.md), as at a
@@ -24,6 +24,7 @@ The fairest objection: SPADE needs no bank, and was made to be good, not small; 
 is said by `python -m sims_jax.evaluate`, not here.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -40,6 +41,7 @@ from benchmarks.timing import repeat_in_turn, time_once
 from configs.camvid import get_config
 from sims_jax import pipeline
 from sims_jax.atomic import write_json
+from sims_jax.bank.match import match
 from sims_jax.commands import OneLineParser, exit_with_one_line, to_file, to_path
 from sims_jax.labels import SCENES, read_layout
 from sims_jax.model import Model, assemble
@@ -145,7 +147,12 @@ def measure(model: Model, layouts: np.ndarray, rounds: int) -> dict:
 
 def make_parts(model: Model, layouts: np.ndarray) -> dict[str, Callable]:
     """Calls of the pipeline's parts, `canvas` with what comes before it."""
-    match = jax.jit(lambda *arguments: pipeline.retrieve(*arguments))
+    rows, networks = model.bank.rows, model.params.networks
+    options = {
+        "candidates": networks.pipeline.candidates,
+        "max_aspect": networks.pipeline.max_aspect,
+    }
+    first_match = jax.jit(functools.partial(match, **options))
     # Of a program, what leads to no result is not computed.
     canvas = jax.jit(lambda *arguments: pipeline.synthesize(*arguments)[0].canvas)
     paint = jax.jit(pipeline.paint)
@@ -156,7 +163,7 @@ def make_parts(model: Model, layouts: np.ndarray) -> dict[str, Callable]:
     weights = jax.jit(paper.init)(jax.random.key(0), *(x[:1, :16, :16] for x in inputs))
     paint_paper = jax.jit(paper.apply)
     return {
-        "match": lambda: jax.block_until_ready(match(model.params, model.bank, layouts)),
+        "match": lambda: jax.block_until_ready(first_match(rows, layouts)),
         "canvas": lambda: jax.block_until_ready(canvas(model.params, model.bank, layouts)),
         "paint": lambda: jax.block_until_ready(paint(model.params, made)),
         "paper": lambda: jax.block_until_ready(paint_paper(weights, *inputs)),

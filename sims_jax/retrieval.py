@@ -10,21 +10,20 @@ a thing is cut off, and the segments that there are then are searched for again,
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from sims_jax.bank.choose import choose_candidate, prefer_alike
-from sims_jax.bank.cover import candidate_cells, cut_empty, prefer_filling
+from sims_jax.bank.cover import candidate_cells, find_empty, prefer_filling
 from sims_jax.bank.disk import DiskBank
 from sims_jax.bank.match import match
-from sims_jax.bank.pixels import used_rows
+from sims_jax.bank.pixels import layer_rows
+from sims_jax.bank.segments import cut_off, split_layout
 from sims_jax.networks import Params
 from sims_jax.ops.light import Light
-from sims_jax.types import Bank, Matches
+from sims_jax.types import Bank, Matches, Segments
 
 
 def retrieve(
@@ -40,7 +39,8 @@ def retrieve(
     """The segments of layouts, and the rows that they are made of.
 
     `match` and `choose`, and both again where `config.pipeline.cut_empty` asks for it and something
-    was cut off. Jit-able, unless photos are on disk; not to be vmapped.
+    was cut off. What that is depends on the pieces: of another candidate, or in another light,
+    segments may be others. To be jitted, unless photos are on disk; not to be vmapped.
 
     Args:
       params: the networks.     bank: the memory bank.
@@ -50,51 +50,46 @@ def retrieve(
       instances: instance ids (0 none), which cut the segments where given.
     """
     pipeline, on_disk = params.networks.pipeline, isinstance(bank, DiskBank)
-    find = bank.match if on_disk else functools.partial(match, bank.rows)
-    options = dict(candidates=pipeline.candidates, max_aspect=pipeline.max_aspect, exclude=exclude)
+    find = functools.partial(
+        bank.match if on_disk else functools.partial(match, bank.rows),
+        layouts,
+        candidates=pipeline.candidates,
+        exclude=exclude,
+        instances=instances,
+        max_aspect=pipeline.max_aspect,
+    )
 
-    def look(instances: Any) -> Matches:
-        matches = find(layouts, instances=instances, **options)
-        return choose(params, bank, matches, candidate, reference)
+    def look(segments: Segments | None) -> Matches:
+        return choose(params, bank, find(segments=segments), candidate, reference)
 
-    if not pipeline.cut_empty:
-        return jax.device_get(look(instances)) if on_disk else look(instances)
-    given = np.zeros(layouts.shape, np.int32) if instances is None else instances
-
-    def cut(matches: Matches) -> tuple[Any, Any]:
-        layers = params.networks.canvas.layers
-        row = used_rows(matches, layers).reshape(len(layouts), layers, -1).swapaxes(1, 2)
+    def cut(matches: Matches) -> tuple[Segments, Bool[Array, "B"]]:
+        row = layer_rows(matches, params.networks.canvas.layers)
         cells = bank.cells(row) if on_disk else candidate_cells(bank, row)
-        return cut_empty(matches.segments, cells, given, bank.rows.spec)
+        off = find_empty(matches.segments, cells, bank.rows.spec)
+        if instances is not None:
+            off &= instances == 0
+        return cut_off(matches.segments, off, layouts, bank.rows.spec)
 
     if on_disk:
-        found = jax.device_get(look(given))
-        again, anything = jax.device_get(cut(found))
-        return _keep(found, jax.device_get(look(again))) if anything else found
+        matches = jax.device_get(look(None))
+        if pipeline.cut_empty:
+            segments, some = jax.device_get(cut(matches))
+            matches = jax.device_get(look(segments)) if some.any() else matches
+        return matches
+    if not pipeline.cut_empty:
+        return look(None)
 
-    look = jax.jit(look)  # asked for its shapes, too, and traced once
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, given))
-
-    def look_again(state: tuple) -> tuple:
-        number, instances, _, before = state
-        found = look(instances)
-        found = jax.tree.map(functools.partial(jnp.where, number == 0), found, _keep(before, found))
-        return number + 1, *cut(found), found
+    def look_once(state: tuple) -> tuple:
+        turn, _, segments, _ = state
+        matches = look(segments)
+        return turn + 1, *reversed(cut(matches)), matches
 
     # A loop, so that what is done twice is compiled once.
-    first = jnp.int32(0), jnp.asarray(given, jnp.int32), jnp.bool_(True), nothing
-    return jax.lax.while_loop(lambda state: (state[0] < 2) & state[2], look_again, first)[-1]
-
-
-def _keep(whole: Matches, parts: Matches) -> Matches:
-    """The second, for layouts of which no segment is left out for it; else the first."""
-    better = parts.segments.left_out <= whole.segments.left_out
-
-    def select(a: Any, b: Any) -> Any:
-        library = np if isinstance(a, np.ndarray) else jnp
-        return library.where(better.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(select, parts, whole)
+    look = jax.jit(look)  # and traced once, although its shapes are asked for first
+    segments = split_layout(layouts, bank.rows.spec, instances, pipeline.max_aspect)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, segments))
+    state = jnp.int32(0), jnp.ones(len(layouts), bool), segments, nothing
+    return jax.lax.while_loop(lambda state: (state[0] < 2) & state[1].any(), look_once, state)[-1]
 
 
 def choose(

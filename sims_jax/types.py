@@ -50,7 +50,7 @@ class BankSpec:
 
 @struct.dataclass
 class Segments:
-    """The components of a layout, smoothed by its spec, or pieces of wide ones.
+    """The components of a layout, smoothed by its spec, or pieces of them.
 
     In raster order of their first pixels.
     """

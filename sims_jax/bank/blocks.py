@@ -38,7 +38,7 @@ from sims_jax.bank.search import Best, best_of, nothing
 from sims_jax.bank.segments import split_layout
 from sims_jax.bank.store import Store
 from sims_jax.progress import progress
-from sims_jax.types import TILE, BankSpec, Matches, Rows
+from sims_jax.types import TILE, BankSpec, Matches, Rows, Segments
 
 BLOCK_PHOTOS = 4096  # about 10^5 rows, 140 MB at grid 64 x 128
 _FIELDS = tuple(
@@ -132,6 +132,7 @@ def match_streamed(
     exclude: Bool[np.ndarray, "B P"] | None = None,
     instances: Integer[np.ndarray, "B H W"] | None = None,
     max_aspect: float = 0.0,
+    segments: Segments | None = None,
 ) -> Matches:
     """`sims_jax.bank.match.match` with rows on disk: the same answers. Not to be jitted.
 
@@ -140,8 +141,9 @@ def match_streamed(
       ValueError: the layouts are not of the bank's size.
     """
     check_layouts(layouts.shape, blocks.spec)
-    segments = _split(layouts, spec=blocks.spec, instances=instances, max_aspect=max_aspect)
-    segments = jax.device_get(segments)
+    if segments is None:
+        segments = _split(layouts, spec=blocks.spec, instances=instances, max_aspect=max_aspect)
+        segments = jax.device_get(segments)
     if exclude is None:
         exclude = np.zeros((len(layouts), blocks.photos), bool)
     missing = len(blocks) * blocks.block_photos - blocks.photos

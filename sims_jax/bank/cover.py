@@ -1,4 +1,4 @@
-"""Which candidates fill a segment, those that cover most of what is left empty; and what none does.
+"""Which candidates fill a segment: those that cover most of what is left empty.
 
 A segment's pieces are pasted in layers (`CanvasConfig`): where the chosen one leaves its component
 empty, the next shows. What the chosen one lacks, those that overlap best mostly lack, too. So of
@@ -10,7 +10,7 @@ with the share of the component's cells that it covers where those before do not
 its photo as in `choose.py`; and so on for each layer. Rows count where they stand, before they are
 aligned, and all in integers, on the retrieval grid, so that every program and device chooses alike.
 
-Of things, what is empty after all layers is cut off, so that something else is found for it.
+Of things, what is still empty after all layers is found here, too: see `sims_jax.retrieval`.
 
 Not in SIMS, which pastes one piece a segment.
 """
@@ -31,7 +31,7 @@ from sims_jax.ops.resize import resize_labels
 from sims_jax.types import Bank, BankSpec, Matches, Pieces, Segments
 
 _SEGMENTS_AT_ONCE = 8  # of a layout; as many of which nothing was found are skipped
-_MOST_EMPTY = 9, 10  # of a segment's cells, as a fraction: of one with more nothing is cut off
+_MOST_EMPTY = 9, 10  # of a segment's cells, as a fraction; with more, hardly anything was found
 _SHARE_BITS = 17  # of an area; with the steps of an overlap they stay below 2^31
 
 
@@ -107,32 +107,21 @@ def order_filling(
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def cut_empty(
-    segments: Segments,
-    cells: UInt32[Array, "B N L words"],
-    instances: Int[Array, "B H W"],
-    spec: BankSpec,
-) -> tuple[Int[Array, "B H W"], Bool[Array, ""]]:
-    """Cuts off what their pieces leave empty of things: instance ids for `split_layout`.
+def find_empty(
+    segments: Segments, cells: UInt32[Array, "B N L words"], spec: BankSpec
+) -> Bool[Array, "B H W"]:
+    """The pixels of things, which are of no context class, that no piece covers.
 
-    Things are segments of no context class, and without an instance id. Strips of a cell are not
-    cut off, nor is anything of a segment of which hardly anything was found.
+    Strips no wider than a cell are left out, and so are things of which hardly anything was found.
 
     Args:
       segments: of layouts.
       cells: of the grid that each segment's pieces cover.
-      instances: the ids that the layouts came with, 0 where there is none.
-
-    Returns:
-      Ids that keep the segments apart, and what is cut off from them; whether anything is.
     """
     context = spec.labels.ids(spec.labels.context)
     things = segments.valid & ~is_one_of(segments.class_id, context)
     covered = jax.lax.reduce(cells, jnp.uint32(0), jax.lax.bitwise_or, (2,))
-    cut = jax.vmap(functools.partial(_find_empty, spec))(segments.component, things, covered)
-    cut &= instances == 0
-    number = segments.component + 1  # 0 for no segment
-    return jnp.where(cut, number + segments.class_id.shape[-1], number), cut.any()
+    return jax.vmap(functools.partial(_find_empty, spec))(segments.component, things, covered)
 
 
 def _find_empty(
@@ -141,7 +130,6 @@ def _find_empty(
     things: Bool[Array, "N"],
     covered: UInt32[Array, "N words"],
 ) -> Bool[Array, "H W"]:
-    """The pixels of one layout that are cut off."""
     small, count = resize_labels(component, spec.grid), len(things)
     cell = jnp.arange(small.size, dtype=jnp.int32).reshape(small.shape)
     empty = ~read_bits(covered, jnp.maximum(small, 0), cell)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, Integer, UInt8
 from sims_jax.bank.grid import GridSegments, describe_segments
 from sims_jax.bank.search import Best, best_of, search_share
 from sims_jax.bank.segments import split_layout
-from sims_jax.types import BANK_AXIS, BankSpec, Matches, Rows
+from sims_jax.types import BANK_AXIS, BankSpec, Matches, Rows, Segments
 
 
 def match(
@@ -24,6 +24,7 @@ def match(
     exclude: Bool[Array, "B P"] | None = None,
     instances: Integer[Array, "B H W"] | None = None,
     max_aspect: float = 0.0,
+    segments: Segments | None = None,
 ) -> Matches:
     """Splits layouts into segments and retrieves the best rows of each segment's class.
 
@@ -38,6 +39,7 @@ def match(
       exclude: photos that may not be used, a layout.
       instances: instance ids of the layouts, 0 where there is none.
       max_aspect: of a thing, wider ones are cut (`split_layout`); 0: none is.
+      segments: of the layouts, where they have been split; instances and aspects then say nothing.
 
     Returns:
       Matches; `row` is -1 (and `score` 0) where the class has no further row.
@@ -46,7 +48,8 @@ def match(
       ValueError: the layouts are not of the bank's size.
     """
     check_layouts(layouts.shape, rows.spec)
-    segments = split_layout(layouts, rows.spec, instances, max_aspect)
+    if segments is None:
+        segments = split_layout(layouts, rows.spec, instances, max_aspect)
     best = search(rows, layouts, segments.component, segments.class_id, candidates, exclude)
     return Matches(segments, best.row, best.score, chosen=jnp.zeros(best.row.shape[:2], jnp.int32))
 

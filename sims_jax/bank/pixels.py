@@ -12,10 +12,15 @@ from sims_jax.bank.choose import layer_places
 from sims_jax.types import BANK_AXIS, Bank, BankSpec, Matches, Photos, Pieces, Pixels
 
 
-def used_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B J"]:
-    """The rows of all pieces, -1 for none: the segments' chosen ones, then those that fill them."""
+def layer_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B N L"]:
+    """The rows of each segment's pieces, -1 for none: its chosen one, then those that fill it."""
     place = jnp.stack(layer_places(matches.chosen, layers), axis=-1)
-    row = jnp.take_along_axis(matches.row, place, axis=-1, mode="fill", fill_value=-1)
+    return jnp.take_along_axis(matches.row, place, axis=-1, mode="fill", fill_value=-1)
+
+
+def used_rows(matches: Matches, layers: int = 1) -> Int[Array, "*B J"]:
+    """The rows of all pieces: the segments' chosen ones, then those that fill them."""
+    row = layer_rows(matches, layers)
     return jnp.swapaxes(row, -1, -2).reshape(*row.shape[:-2], -1)
 
 

@@ -12,11 +12,12 @@ A row of parked cars is one component for which the bank has nothing: no other s
 its outline. In a layout for which photos are wanted it may be cut, so that every piece finds a car.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Integer, UInt8
+from jaxtyping import Array, Bool, Int, Integer, UInt8
 
 from sims_jax.labels import VOID
 from sims_jax.ops.components import (
@@ -70,16 +71,50 @@ def split_layout(
     return jax.lax.map(lambda one: _split_one(*one, spec, max_aspect), (layouts, instances))
 
 
+@functools.partial(jax.jit, static_argnames="spec")
+def cut_off(
+    segments: Segments, off: Bool[Array, "B H W"], layouts: UInt8[Array, "B H W"], spec: BankSpec
+) -> tuple[Segments, Bool[Array, "B"]]:
+    """Segments of layouts, of which some pixels are cut off; and in which layouts any are.
+
+    What is cut off a segment and what is left of it become the components that they consist of,
+    joined across thin classes again. What is smaller than a segment may be is not cut off. Nothing
+    is left out for a cut: a layout in which there are not numbers enough stays as it is.
+    """
+    return jax.lax.map(lambda one: _cut_off_one(*one, spec), (segments, off, layouts))
+
+
+def _cut_off_one(
+    segments: Segments, off: Bool[Array, "H W"], layout: UInt8[Array, "H W"], spec: BankSpec
+) -> tuple[Segments, Bool[Array, ""]]:
+    component, number, count = segments.component, segments.class_id.size, off.size
+    kind = jnp.where(off, component + number, component)
+    roots = _component_roots(kind, component >= 0, layout, spec)
+    area_px = jnp.zeros(count + 1, jnp.int32).at[roots].add(1)
+    large = (component >= 0) & (area_px[roots] >= _min_area_px(spec))
+    # In tables of segments the last row is of the pixels of none, whose number is -1.
+    none = jnp.full(number + 1, count, jnp.int32)
+    is_cut = jnp.zeros(number + 1, bool).at[component].max(off & large)
+    # All else is known by its segment's first pixel, or where that is cut by its first part.
+    pixel = jnp.arange(count, dtype=jnp.int32).reshape(component.shape)
+    first = none.at[component].min(pixel).at[-1].set(count)
+    first_part = none.at[component].min(jnp.where(large, roots, count))
+    others = jnp.where(is_cut, first_part, first)[component]
+    roots = jnp.where(is_cut[component] & large, roots, others)
+    classes = segments.class_id[component].astype(jnp.uint8)
+    parts = _number_components(roots, classes, 1, spec.max_segments)
+    cut = is_cut.any() & (parts.left_out == 0)
+    parts = parts.replace(left_out=segments.left_out)
+    return jax.tree.map(lambda a, b: jnp.where(cut, a, b), parts, segments), cut
+
+
 def _split_one(
     layout: UInt8[Array, "H W"], instance: Integer[Array, "H W"], spec: BankSpec, max_aspect: float
 ) -> Segments:
     context = spec.labels.ids(spec.labels.context)
     layout = smooth_labels(layout, context, round(spec.smoothing_frac * layout.shape[0]))
     kind = _segment_kind(layout, instance, context)
-    roots = label_components(kind, layout != VOID)
-    thin = spec.labels.ids(spec.labels.thin)
-    if thin:
-        roots = join_across(roots, kind, is_one_of(layout, thin))
+    roots = _component_roots(kind, layout != VOID, layout, spec)
     segments = _number_components(roots, layout, _min_area_px(spec), spec.max_segments)
     if max_aspect <= 0:
         return segments
@@ -87,6 +122,15 @@ def _split_one(
         _piece_roots(segments, instance, spec, max_aspect), layout, 1, spec.max_segments
     )
     return pieces.replace(left_out=segments.left_out)
+
+
+def _component_roots(
+    kind: Int[Array, "H W"], mask: Bool[Array, "H W"], layout: UInt8[Array, "H W"], spec: BankSpec
+) -> Int[Array, "H W"]:
+    """The root of each pixel's component of one kind, joined across thin classes."""
+    roots = label_components(kind, mask)
+    thin = spec.labels.ids(spec.labels.thin)
+    return join_across(roots, kind, is_one_of(layout, thin)) if thin else roots
 
 
 def _number_components(
