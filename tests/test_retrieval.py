@@ -175,7 +175,7 @@ def test_what_is_cut_off_is_a_segment_and_nothing_else_changes(store):
     component = np.full((3, 20, 30), -1, np.int32)
     component[:, :2, :4] = 0  # 8 pixels
     component[:, 4:8, :4] = component[:, 4:8, 8:12] = 1
-    component[:, 10:20, :20] = 2
+    component[:, 10:20, :20] = component[:, 9, 7] = 2
     off = np.zeros(component.shape, bool)
     off[0, 10:20, 5:10] = True  # 50 pixels
     off[0, 10:14, 12:15] = True  # 12
@@ -196,9 +196,9 @@ def test_what_is_cut_off_is_a_segment_and_nothing_else_changes(store):
     np.testing.assert_array_equal(cut, [True, False, False])
     expected = component[0].copy()
     expected[10:20, 5:10], expected[10:20, 10:20], expected[10:14, 12:15] = 3, 4, 5
-    expected[16:19, 12:15] = 2  # with the first part
+    expected[16:19, 12:15] = 2  # with the first part, as is the pixel above, which is alone now
     np.testing.assert_array_equal(parts.component[0], expected)
-    assert parts.area_px[0, :7].tolist() == [8, 32, 59, 50, 79, 12, 0]
+    assert parts.area_px[0, :7].tolist() == [8, 32, 60, 50, 79, 12, 0]
     assert parts.box_yx[0, 3].tolist() == [10, 5, 20, 10]
     assert (parts.class_id[0, :6] == CAR).all() and (parts.class_id[0, 6:] == -1).all()
     for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(segments), strict=True):
@@ -207,7 +207,7 @@ def test_what_is_cut_off_is_a_segment_and_nothing_else_changes(store):
     # Across a pole that stands between them, what is left is one segment.
     layouts[0, 9, :20] = SCENES.classes.index("pole")
     joined, _ = jax.device_get(run(segments, off, layouts, spec))
-    assert joined.area_px[0, :5].tolist() == [8, 32, 138, 62, 0]  # and what is cut off
+    assert joined.area_px[0, :5].tolist() == [8, 32, 139, 62, 0]  # and what is cut off
     layouts[0, 9, :20] = SKY
     # Where there are four numbers, there is room for one part more, not for three.
     tight = dataclasses.replace(spec, max_segments=4)
