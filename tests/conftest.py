@@ -70,6 +70,8 @@ LONG_FILES = (
     "test_ops_components.py",
 )
 
+MOST_MAPS = 10_000
+
 CAMVID_ROOT = pathlib.Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 
@@ -77,6 +79,19 @@ def pytest_collection_modifyitems(items) -> None:
     """Orders the files as LONG_FILES says; the tests of a file stay in their order."""
     place = {name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_runtest_teardown(item, nextitem) -> None:
+    """Between files, lets go of compiled programs before there are too many.
+
+    Each takes some of a process's memory maps, of which Linux gives it 65,530: a worker that keeps
+    all that the suite compiles dies without a word. What is needed again is read from the disk.
+    """
+    maps = pathlib.Path("/proc/self/maps")
+    if nextitem is None or nextitem.path == item.path or not maps.exists():
+        return
+    if len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
