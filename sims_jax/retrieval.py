@@ -79,17 +79,22 @@ def retrieve(
     if not pipeline.cut_empty:
         return look(None)
 
+    def keep(matches: Matches) -> tuple[Segments, Bool[Array, "B"]]:
+        return matches.segments, jnp.zeros(len(layouts), bool)
+
     def look_once(state: tuple) -> tuple:
-        turn, _, segments, _ = state
+        first, _, segments, _ = state
         matches = look(segments)
-        return turn + 1, *reversed(cut(matches)), matches
+        # What has been searched for again is not cut once more.
+        segments, some = jax.lax.cond(first, cut, keep, matches)
+        return jnp.bool_(False), some.any(), segments, matches
 
     # A loop, so that what is done twice is compiled once.
     look = jax.jit(look)  # and traced once, although its shapes are asked for first
     segments = split_layout(layouts, bank.rows.spec, instances, pipeline.max_aspect)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, segments))
-    state = jnp.int32(0), jnp.ones(len(layouts), bool), segments, nothing
-    return jax.lax.while_loop(lambda state: (state[0] < 2) & state[1].any(), look_once, state)[-1]
+    state = jnp.bool_(True), jnp.bool_(True), segments, nothing
+    return jax.lax.while_loop(lambda state: state[1], look_once, state)[-1]
 
 
 def choose(
